@@ -1,0 +1,225 @@
+"""The roles that every method plays, and the checks on what users hand in."""
+
+import copy
+import sys
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+
+import numpy as np
+import torch
+import torch.distributions as td
+from jaxtyping import Float, Shaped
+from torch import Generator, Tensor, nn
+
+from bayesvision.distributions import Predictive
+
+__all__ = [
+    "Conditionable",
+    "Data",
+    "Joint",
+    "Latent",
+    "Log",
+    "Method",
+    "Posterior",
+    "Prior",
+    "check_classes",
+    "check_inputs",
+    "check_targets",
+    "share",
+]
+
+Module = TypeVar("Module", bound=nn.Module)
+LARGEST = 1e30  # beyond this, squares overflow float32
+
+
+class Data(NamedTuple):
+    """Rows `x` and, for fitting, their targets `y`: tensors, NumPy arrays or pandas frames."""
+
+    x: Any
+    y: Any = None
+
+
+class Task(Protocol):
+    """What a prior draws: inputs `x` [batch, rows, features] and targets `y` [batch, rows]."""
+
+    @property
+    def x(self) -> Tensor: ...
+    @property
+    def y(self) -> Tensor: ...
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """A distribution over data sets."""
+
+    def sample(self, batch: int, rows: int, *, generator: Generator) -> Task:
+        """Draw a batch of data sets on the generator's device."""
+        ...
+
+
+class Log(Protocol):
+    """Anything that records metrics: `bayesvision.training.JsonLines`, a progress bar, an experiment tracker."""
+
+    def log(self, metrics: dict[str, float], step: int, /) -> object:
+        """Record `metrics` of `step`."""
+        ...
+
+
+class Posterior(nn.Module, ABC):
+    """What `fit` returns: everything that was learned, ready to predict."""
+
+    @abstractmethod
+    def predict(self, x: Any) -> Predictive:
+        """Posterior predictive p(y | x, everything seen) of every row, noise included.
+
+        Returns marginals: `batch_shape` is the target's shape and `event_shape` is ().
+        """
+
+
+class Conditionable(Posterior):
+    """A posterior that takes in more rows without being fitted again."""
+
+    @abstractmethod
+    def condition(self, x: Any, y: Any) -> Self:
+        """A new posterior that has seen the rows (x, y) too; `self` is left as it was."""
+
+
+class Joint(Protocol):
+    """A posterior that knows the joint law of several targets."""
+
+    def joint(self, x: Any) -> td.MultivariateNormal:
+        """Joint posterior predictive at the rows of `x`, noise included."""
+        ...
+
+
+class Latent(Protocol):
+    """A posterior over latent variables."""
+
+    @property
+    def latent(self) -> Any:
+        """Distribution, or draws, of the latent variables."""
+        ...
+
+
+class Method(Protocol):
+    """A recipe: a frozen dataclass of hyper-parameters."""
+
+    def fit(self, source: Any, log: Log | None = None) -> Posterior:
+        """Learn from a prior or from data."""
+        ...
+
+
+def share(module: Module) -> Module:
+    """A copy of `module` whose parameters and buffers share memory with the original's but are objects of their own.
+
+    So `.to(...)` on the copy does not reach the original, and nothing large is copied.
+    """
+    memo: dict[int, Any] = {id(b): b.detach() for b in module.buffers()}
+    memo |= {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()}
+    return copy.deepcopy(module, memo)
+
+
+def columns_of(x: Any) -> tuple[str, ...] | None:
+    """Column names of a pandas frame, None for anything else."""
+    pandas = sys.modules.get("pandas")
+    return tuple(map(str, x.columns)) if pandas is not None and isinstance(x, pandas.DataFrame) else None
+
+
+def _to_tensor(name: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    try:
+        array = np.asarray(value)
+        if array.dtype == object:  # a frame of mixed number types
+            array = array.astype(np.float64)
+        return torch.as_tensor(np.ascontiguousarray(array))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must hold numbers, got {type(value).__name__} with other values ({error}); "
+            "encode text and categories as numbers first"
+        ) from None
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    if not value.is_floating_point():
+        return
+    bad = ~(value.abs() <= LARGEST)
+    if bad.any():
+        place = [int(i) for i in bad.nonzero()[0]]
+        raise ValueError(
+            f"{name} must be finite and at most {LARGEST:g} in size, got {value[tuple(place)].item()} at index {place} "
+            f"({int(bad.sum())} such values); drop or impute these rows, or rescale the column"
+        )
+
+
+def check_inputs(
+    x: Any, features: int | None = None, columns: tuple[str, ...] | None = None, name: str = "x"
+) -> Float[Tensor, "*batch rows features"]:
+    """Inputs as a floating-point tensor [*batch, rows, features]; a vector counts as one feature.
+
+    Raises:
+        ValueError: not numbers, NaN or infinite, no rows, or not the expected columns.
+    """
+    given = columns_of(x)
+    if columns is not None and given is not None:
+        missing = [c for c in columns if c not in given]
+        if missing:
+            raise ValueError(f"{name} lacks the columns {missing} that were seen before; it has {list(given)}")
+        x = x[[c for c in x.columns if str(c) in columns]]
+        x = x[sorted(x.columns, key=lambda c: columns.index(str(c)))]
+    value = _to_tensor(name, x)
+    if value.is_complex():
+        raise ValueError(f"{name} must be real, got {value.dtype}")
+    value = value if value.is_floating_point() else value.double()
+    value = value.unsqueeze(-1) if value.ndim == 1 else value
+    if value.ndim < 2:
+        raise ValueError(f"{name} must have the shape [rows, features], got {tuple(value.shape)}")
+    if value.shape[-2] == 0 or value.shape[-1] == 0:
+        raise ValueError(f"{name} must have at least one row and one column, got the shape {tuple(value.shape)}")
+    if features is not None and value.shape[-1] != features:
+        raise ValueError(f"{name} must have {features} columns as seen before, got {value.shape[-1]}")
+    _check_finite(name, value)
+    return value
+
+
+def _check_rows(y: Any, x: Tensor, name: str) -> Tensor:
+    value = _to_tensor(name, y).to(x.device)
+    value = value.squeeze(-1) if value.ndim == x.ndim and value.shape[-1] == 1 else value
+    if value.shape != x.shape[:-1]:
+        raise ValueError(f"{name} must have one value for each row of x, {tuple(x.shape[:-1])}, got {tuple(value.shape)}")
+    return value
+
+
+def check_targets(y: Any, x: Float[Tensor, "*batch rows features"], name: str = "y") -> Float[Tensor, "*batch rows"]:
+    """Regression targets as a floating-point tensor, one for each row of `x`.
+
+    Raises:
+        ValueError: wrong shape, NaN or infinite values, or two or more rows that are all the same.
+    """
+    value = _check_rows(y, x, name)
+    value = value if value.is_floating_point() else value.double()
+    _check_finite(name, value)
+    if value.shape[-1] > 1 and (value == value[..., :1]).all(-1).any():
+        raise ValueError(
+            f"{name} is constant ({value.flatten()[0].item():g} in all {value.shape[-1]} rows); "
+            "there is no scale to learn from, so check that this is the target"
+        )
+    return value
+
+
+def check_classes(
+    y: Any, x: Float[Tensor, "*batch rows features"], classes: int, name: str = "y"
+) -> Shaped[Tensor, "*batch rows"]:
+    """Class labels as integers, one for each row of `x`.
+
+    Raises:
+        ValueError: wrong shape, or labels other than 0, ..., classes - 1.
+    """
+    value = _check_rows(y, x, name)
+    if value.is_floating_point() and not (value == value.round()).all():
+        raise ValueError(f"{name} must hold whole class numbers, got {value[value != value.round()][0].item()}")
+    value = value.long()
+    if (value < 0).any() or (value >= classes).any():
+        low, high = int(value.min()), int(value.max())
+        raise ValueError(f"{name} must hold classes 0 to {classes - 1}, got values from {low} to {high}")
+    return value

@@ -1,0 +1,98 @@
+"""The two abstract predictive distributions: `Continuous` and `Discrete`."""
+
+from abc import abstractmethod
+
+import torch
+import torch.distributions as td
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+__all__ = ["Continuous", "Discrete", "bisect"]
+
+
+def bisect(cdf, low: Tensor, high: Tensor, level: Tensor, steps: int = 80) -> Tensor:
+    """Solve `cdf(y) = level` for a nondecreasing `cdf` bracketed by `low` and `high`, to the last bit of the dtype."""
+    for _ in range(steps):
+        middle = low + (high - low) / 2
+        below = cdf(middle) < level
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return low + (high - low) / 2
+
+
+class Continuous(td.Distribution):
+    """A distribution over the whole real line, one marginal for every element of `batch_shape`.
+
+    A family states `log_prob`, `cdf`, `icdf`, `mean`, `variance`, `rsample` and two expectations,
+    `E|Y - y|` and `E|Y - Y'|`; the rest is derived here, once.
+    """
+
+    @abstractmethod
+    def absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """Expected absolute error E|Y - value|."""
+
+    @property
+    @abstractmethod
+    def mean_difference(self) -> Float[Tensor, "*batch"]:
+        """Gini mean difference E|Y - Y'| of two independent draws."""
+
+    def quantile(self, levels: float | Float[Tensor, "*levels"]) -> Float[Tensor, "..."]:
+        """Quantiles at the given `levels`, whose axes come first.
+
+        Raises:
+            ValueError: a level lies outside (0, 1).
+        """
+        levels = torch.as_tensor(levels, dtype=self.mean.dtype, device=self.mean.device)
+        if not ((levels > 0) & (levels < 1)).all():
+            raise ValueError(f"levels must lie strictly between 0 and 1, got {levels.tolist()}")
+        shape = levels.shape + (1,) * len(self.batch_shape)
+        return self.icdf(levels.reshape(shape).expand(levels.shape + self.batch_shape))
+
+    def interval(self, mass: float) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
+        """Central interval `(lower, upper)` that holds the probability `mass`.
+
+        Raises:
+            ValueError: `mass` lies outside (0, 1).
+        """
+        if not 0 < mass < 1:
+            raise ValueError(f"mass must lie strictly between 0 and 1, got {mass}")
+        lower, upper = self.quantile(torch.tensor([(1 - mass) / 2, (1 + mass) / 2], dtype=torch.float64))
+        return lower, upper
+
+    def crps(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """Continuous ranked probability score, in the units of `value`; smaller is better.
+
+        CRPS(F, y) = E|Y - y| - E|Y - Y'| / 2 (Gneiting and Raftery 2007, eq. 21).
+        """
+        return self.absolute_error(value) - self.mean_difference / 2
+
+    def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """Probability of improvement P(Y > threshold)."""
+        return 1 - self.cdf(self._value(threshold))
+
+    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """Expected improvement E max(Y - threshold, 0) = (E|Y - threshold| + E[Y] - threshold) / 2."""
+        value = self._value(threshold)
+        return ((self.absolute_error(value) + self.mean - value) / 2).clamp(min=0)
+
+    def _value(self, value: float | Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=self.mean.dtype, device=self.mean.device)
+
+
+class Discrete(td.Distribution):
+    """A distribution over finitely many classes; `class_probs` holds them on the last axis."""
+
+    @property
+    @abstractmethod
+    def class_probs(self) -> Float[Tensor, "*batch classes"]:
+        """Probability of every class."""
+
+    @property
+    def mode(self) -> Shaped[Tensor, "*batch"]:
+        """The most probable class, the first one of a tie."""
+        return self.class_probs.argmax(-1)
+
+    def brier(self, value: Shaped[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """Brier score sum_k (p_k - 1[y = k])^2, from 0 (certain and right) to 2; smaller is better."""
+        probs = self.class_probs
+        truth = torch.nn.functional.one_hot(value.long(), probs.shape[-1]).to(probs.dtype)
+        return (probs - truth).square().sum(-1)

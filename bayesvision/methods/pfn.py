@@ -1,0 +1,305 @@
+"""`PFN`: a prior becomes a network that does Bayesian inference in one forward pass."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn.functional import one_hot, pad
+
+from bayesvision.core import Conditionable, Log, Prior, check_classes, check_inputs, check_targets, columns_of, share
+from bayesvision.distributions import Bar, Categorical
+from bayesvision.heads import BarHead, CategoricalHead
+from bayesvision.training import Train, generator, minimize, seeded
+from bayesvision.transformer import Cache, SetTransformer
+
+__all__ = ["PFN", "PFNPosterior"]
+
+EMPTY = 0.1  # probability of an empty context, so that the prior predictive is learned too
+TARGETS = 1_000_000  # sample that the borders are quantiles of
+QUERIES = 2048  # queries of one forward pass in predict, times the batch: bounds its memory
+
+
+@dataclass(frozen=True)
+class PFN:
+    """Prior-data fitted network (Mueller et al. 2022, arXiv 2112.10510).
+
+    Minimises the expected negative log-likelihood -E log q(y' | x', x, y) over data sets drawn from a prior (eq. 3), whose
+    minimiser is the posterior predictive. Each step draws data sets of N rows, N log-uniform up to `context` + 1 and their number
+    such that a step holds the same number of rows whatever N; the first n rows are the context, none with
+    probability 0.1 and otherwise n with weight 1 / (N - n), and all the others are queries.
+
+    Args:
+        features: greatest number of columns; with fewer, the rest is zero and the given ones are scaled by features / used.
+        classes: None for regression, otherwise the greatest number of classes.
+        context: greatest number of context rows.
+        width, layers, heads: size of the transformer.
+        bars: bars of the predictive distribution in regression.
+        standardize: give columns and target mean 0 and standard deviation 1 by context statistics first. Leave it off
+            when the prior's own units matter.
+        train: how to train.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    features: int = 1
+    classes: int | None = None
+    context: int = 128
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    bars: int = 500
+    standardize: bool = False
+    train: Train = field(default_factory=Train)
+
+    def __post_init__(self) -> None:
+        for name in ("features", "context", "width", "layers", "heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.bars < 2:
+            raise ValueError(f"bars must be at least 2, got {self.bars}")
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
+        if self.classes is not None and not 2 <= self.classes <= 10:
+            raise ValueError(f"classes must be None or 2 to 10, got {self.classes}")
+
+    def fit(self, source: Prior, log: Log | None = None) -> "PFNPosterior":
+        """Train on data sets drawn from the prior `source`; the result has seen no data.
+
+        Raises:
+            ValueError: the prior draws more columns or other classes than this network takes.
+            TypeError: `source` is not a prior.
+        """
+        if not isinstance(source, Prior):
+            raise TypeError(f"source must be a prior with a method sample, got {type(source).__name__}")
+        stream = _Stream(self, source)
+        posterior = self.untrained(stream.borders() if self.classes is None else None)
+        recipe = {"method": "PFN", "prior": repr(source), **asdict(self)}
+        cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log)
+        size = sum(p.numel() for p in posterior.network.parameters())
+        posterior.card = {"prior": repr(source), "parameters": size, "tasks": stream.tasks(), **cost}
+        return posterior.requires_grad_(False)
+
+    def untrained(self, borders: Float[Tensor, " edges"] | None = None) -> "PFNPosterior":
+        """A posterior with initial weights; `borders` are those of its bars, needed in regression.
+
+        Raises:
+            ValueError: regression without borders.
+        """
+        if self.classes is not None:
+            head = CategoricalHead(self.classes)
+        elif borders is not None:
+            head = BarHead(borders)
+        else:
+            raise ValueError("borders must be given in regression")
+        with seeded(self.train.seed):
+            network = SetTransformer(
+                self.features, self.classes or 1, head.outputs, self.width, self.layers, self.heads
+            )
+        return PFNPosterior(self, network, head)
+
+
+class Frame(NamedTuple):
+    """Where a context sits: the network's units are (x - x_loc) / x_scale and (y - y_loc) / y_scale."""
+
+    x_loc: Float[Tensor, "*batch 1 features"]
+    x_scale: Float[Tensor, "*batch 1 features"]
+    y_loc: Float[Tensor, "*batch 1"]
+    y_scale: Float[Tensor, "*batch 1"]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "*batch rows features"], y: Shaped[Tensor, "*batch rows"], method: PFN) -> Self:
+        """Context statistics; the identity without rows or without `standardize`, scale 1 where there is no spread."""
+        zero_x, zero_y = x.new_zeros(*x.shape[:-2], 1, x.shape[-1]), x.new_zeros(*x.shape[:-2], 1)
+        x_loc, x_scale, y_loc, y_scale = zero_x, zero_x + 1, zero_y, zero_y + 1
+        if method.standardize and x.shape[-2]:
+            x_loc, x_scale = _statistics(x, -2)
+            if method.classes is None:
+                y_loc, y_scale = _statistics(y, -1)
+        return cls(x_loc, x_scale, y_loc, y_scale)
+
+    def inputs(self, x: Float[Tensor, "*batch rows used"], features: int) -> Float[Tensor, "*batch rows features"]:
+        """Columns in the network's units, scaled by features / used and padded with zeros."""
+        used = x.shape[-1]
+        return pad((x - self.x_loc) / self.x_scale * (features / used), (0, features - used))
+
+    def targets(self, y: Shaped[Tensor, "*batch rows"], classes: int | None) -> Float[Tensor, "*batch rows targets"]:
+        """Target tokens: the target in the network's units, or its class as a one-hot vector."""
+        if classes is not None:
+            return one_hot(y, classes).to(self.y_loc.dtype)
+        return ((y - self.y_loc) / self.y_scale).unsqueeze(-1)
+
+
+def _statistics(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    loc = values.mean(axis, keepdim=True)
+    if values.shape[axis] == 1:
+        return loc, torch.ones_like(loc)
+    scale = values.std(axis, keepdim=True)
+    floor = 1e-12 * values.abs().amax(axis, keepdim=True)  # rounding noise around a constant is no spread
+    return loc, torch.where(scale > floor, scale, torch.ones_like(scale))
+
+
+class _Stream:
+    """The endless stream of tasks of one run: micro-batch j of step i is a pure function of (seed, i, j)."""
+
+    def __init__(self, method: PFN, prior: Prior) -> None:
+        self.method, self.prior = method, prior
+        self.device = method.train.pick_device()
+
+    def sizes(self, step: int) -> tuple[int, int, int]:
+        """Data sets of a micro-batch, their rows, and how many of the rows are context: one split for the whole step."""
+        method, most = self.method, self.method.context + 1
+        source = generator("cpu", method.train.seed, step, 1 << 32)
+        u, empty, v = torch.rand(3, generator=source, dtype=torch.float64).tolist()
+        rows = min(most, int(2 * ((most + 1) / 2) ** u))
+        part = method.train.batch // method.train.accumulate
+        batch = min(8 * part, part * most // rows)
+        if empty < EMPTY:
+            return batch, rows, 0
+        weights = 1 / torch.arange(rows - 1, 0, -1, dtype=torch.float64)  # of contexts of 1, ..., rows - 1
+        return batch, rows, 1 + int((weights.cumsum(0) < v * weights.sum()).sum())
+
+    def tasks(self) -> int:
+        """Data sets of the whole run."""
+        train = self.method.train
+        return sum(self.sizes(step)[0] for step in range(train.steps)) * train.accumulate
+
+    def batch(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Network inputs of one micro-batch, context x and y and query x, and the query targets as the head takes them."""
+        return self._draw(step, part, self.device)
+
+    def _draw(self, step: int, part: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        method = self.method
+        size, rows, context = self.sizes(step)
+        task = self.prior.sample(size, rows, generator=generator(device, method.train.seed, step, part))
+        x, y = task.x, task.y
+        if x.shape[-1] > method.features:
+            raise ValueError(f"features={method.features} is less than the {x.shape[-1]} columns that the prior draws")
+        if method.classes is not None:
+            y = check_classes(y, x, method.classes, "the prior's y")
+        frame = Frame.of(x[:, :context], y[:, :context], method)
+        inputs, targets = frame.inputs(x, method.features), frame.targets(y, method.classes)
+        answers = y[:, context:] if method.classes is not None else targets[:, context:, 0]
+        return inputs[:, :context], targets[:, :context], inputs[:, context:], answers
+
+    def borders(self) -> Float[Tensor, " edges"]:
+        """Quantiles of a large sample of the targets that training will see, in the network's units."""
+        parts, count, step = [], 0, 1 << 40  # steps that training does not reach
+        while count < TARGETS:
+            answers = self._draw(step, 0, "cpu")[-1]  # on the CPU, so that they are the same on every device
+            parts.append(answers.flatten())
+            count, step = count + answers.numel(), step + 1
+        return Bar.borders_of(torch.cat(parts), self.method.bars)
+
+
+def _loss(posterior: "PFNPosterior", batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Float[Tensor, ""]:
+    x, y, query, answers = batch
+    return -posterior.head(posterior.network(x, y, query).float()).log_prob(answers).mean()
+
+
+class PFNPosterior(Conditionable):
+    """What a trained `PFN` knows: the network, and the rows that it was conditioned on, if any.
+
+    Attributes:
+        method: the recipe.
+        card: the prior, the number of parameters and what training cost.
+    """
+
+    x: Tensor | None
+    y: Tensor | None
+
+    def __init__(self, method: PFN, network: SetTransformer, head: BarHead | CategoricalHead) -> None:
+        super().__init__()
+        self.method, self.network, self.head = method, network, head
+        self.card: dict[str, Any] = {}
+        self.columns: tuple[str, ...] | None = None
+        self.register_buffer("x", None, persistent=False)
+        self.register_buffer("y", None, persistent=False)
+        self._layers = 0  # of the remembered context
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that this posterior was conditioned on."""
+        return 0 if self.x is None else self.x.shape[-2]
+
+    def condition(self, x: Any, y: Any) -> Self:
+        """A new posterior that has also seen the rows (x, y); leading axes of x and y are batches of data sets.
+
+        Raises:
+            ValueError: wrong shapes, values that are not finite, a constant regression target, or more columns or rows
+                than the network was trained for.
+        """
+        method, names = self.method, columns_of(x)
+        x = check_inputs(x, None if self.x is None else self.x.shape[-1], self.columns).to(self.device)
+        y = check_classes(y, x, method.classes) if method.classes is not None else check_targets(y, x).double()
+        x = x.double()
+        if self.x is not None and self.y is not None:
+            if x.shape[:-2] != self.x.shape[:-2]:
+                raise ValueError(f"x must have the batch axes {tuple(self.x.shape[:-2])}, got {tuple(x.shape[:-2])}")
+            x, y = torch.cat([self.x, x], -2), torch.cat([self.y, y], -1)
+        self._check_size(x)
+        new = share(self)
+        new.columns = self.columns or names
+        new.x, new.y = x.detach(), y.detach()
+        new._remember()
+        return new
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.prior_token.device
+
+    def _check_size(self, x: Tensor) -> None:
+        if x.shape[-1] > self.method.features:
+            raise ValueError(
+                f"x has {x.shape[-1]} columns and this network was trained for at most {self.method.features}; "
+                "choose fewer columns, or train a PFN with more features"
+            )
+        if x.shape[-2] > self.method.context:
+            raise ValueError(
+                f"the context has {x.shape[-2]} rows and this network was trained for at most {self.method.context}; "
+                "condition on a subsample, or train a PFN with a larger context"
+            )
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        assert self.x is not None and self.y is not None
+        frame = Frame.of(self.x, self.y, self.method)
+        kind = self.network.prior_token.dtype
+        inputs = frame.inputs(self.x, self.method.features).to(kind)
+        cache = self.network.remember(inputs, frame.targets(self.y, self.method.classes).to(kind))
+        for k, (keys, values) in enumerate(cache):
+            self.register_buffer(f"keys{k}", keys, persistent=False)
+            self.register_buffer(f"values{k}", values, persistent=False)
+        self._layers = len(cache)
+
+    def predict(self, x: Any) -> Bar | Categorical:
+        """Posterior predictive of every row of `x`, in the dtype of `x`; the prior predictive before `condition`.
+
+        Raises:
+            ValueError: wrong shapes, values that are not finite, or more columns than the network was trained for.
+        """
+        seen = self.x
+        x = check_inputs(x, None if seen is None else seen.shape[-1], self.columns).to(self.device)
+        kind, wide = self.network.prior_token.dtype, torch.promote_types(x.dtype, torch.float32)
+        x = x.double()
+        if seen is None:
+            self._check_size(x[..., :1, :])
+            seen = x[..., :0, :].detach()
+        frame = Frame.of(seen, seen[..., 0] if self.y is None else self.y, self.method)
+        inputs = frame.inputs(x, self.method.features).to(kind)
+        cache = self._cache(inputs)
+        chunk = max(1, QUERIES // max(1, math.prod(x.shape[:-2])))
+        raw = torch.cat([self.network.recall(part, cache).to(wide) for part in inputs.split(chunk, -2)], -2)
+        if isinstance(self.head, CategoricalHead):
+            return self.head(raw)
+        return self.head(raw, frame.y_loc.to(wide), frame.y_scale.to(wide))
+
+    def _cache(self, inputs: Tensor) -> Cache:
+        if not self._layers:
+            empty = inputs[..., :0, :]
+            return self.network.remember(empty, empty.new_zeros(*empty.shape[:-1], self.method.classes or 1))
+        return tuple((getattr(self, f"keys{k}"), getattr(self, f"values{k}")) for k in range(self._layers))

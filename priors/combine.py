@@ -1,0 +1,60 @@
+"""`MixtureOf`: a prior that draws every data set from one of several priors."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Generator
+
+from priors.task import Task
+
+__all__ = ["MixtureOf"]
+
+
+@dataclass(frozen=True)
+class MixtureOf:
+    """Draws each data set from `priors[k]` with probability proportional to `weights[k]`.
+
+    All data sets of a batch have one number of features, so narrower draws are padded with zero columns.
+
+    Args:
+        priors: the members.
+        weights: one for each member; equal when left out.
+
+    Raises:
+        ValueError: no priors, or weights that are negative, all zero, or not one for each prior.
+    """
+
+    priors: tuple[Any, ...]
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.priors:
+            raise ValueError("priors must hold at least one prior")
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.priors):
+            raise ValueError(f"weights must be one for each of the {len(self.priors)} priors, got {len(self.weights)}")
+        if any(not math.isfinite(w) or w < 0 for w in self.weights) or not sum(self.weights) > 0:
+            raise ValueError(f"weights must be finite, not negative, and not all zero, got {self.weights}")
+
+    def sample(self, batch: int, rows: int, *, generator: Generator) -> Task:
+        """Draw `batch` data sets of `rows` rows; `theta["member"]` tells the prior of each."""
+        device = generator.device
+        weights = torch.tensor(self.weights or [1.0] * len(self.priors), device=device)
+        member = torch.multinomial(weights, batch, replacement=True, generator=generator)
+        drawn = []
+        for k, prior in enumerate(self.priors):
+            count = int((member == k).sum())
+            if count:
+                task = prior.sample(count, rows, generator=generator)
+                drawn.append((member == k, task.x, task.y))
+        features = max(x.shape[-1] for _, x, _ in drawn)
+        kind = torch.promote_types(drawn[0][2].dtype, drawn[-1][2].dtype)
+        x = torch.zeros(batch, rows, features, device=device, dtype=drawn[0][1].dtype)
+        y = torch.zeros(batch, rows, device=device, dtype=kind)
+        for place, part, target in drawn:
+            x[place, :, : part.shape[-1]] = part.to(x.dtype)
+            y[place] = target.to(kind)
+        return Task(x, y, {"member": member}, self)

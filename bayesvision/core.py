@@ -22,6 +22,7 @@ __all__ = [
     "Method",
     "Posterior",
     "Prior",
+    "Storable",
     "check_classes",
     "check_inputs",
     "check_targets",
@@ -98,6 +99,20 @@ class Latent(Protocol):
     @property
     def latent(self) -> Any:
         """Distribution, or draws, of the latent variables."""
+        ...
+
+
+@runtime_checkable
+class Storable(Protocol):
+    """A posterior that is data, and so can be kept in a file."""
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors, and everything else as JSON: under "method" the recipe's class name, under "recipe" its fields."""
+        ...
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+        """The posterior that `export` described; a ValueError if the two do not fit."""
         ...
 
 

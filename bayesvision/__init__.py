@@ -1,4 +1,53 @@
-"""Bayesian prediction in PyTorch."""
+"""Bayesian prediction in PyTorch: calibrated answers fast, with exact baselines that check them."""
 
-from bayesvision.methods.pfn import PFN as PFN
-from bayesvision.training import Train as Train
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayesvision.baselines.gp import GP as GP
+    from bayesvision.baselines.mcmc import MCMC as MCMC
+    from bayesvision.checkpoints import load as load
+    from bayesvision.checkpoints import pretrained as pretrained
+    from bayesvision.checkpoints import save as save
+    from bayesvision.core import Data as Data
+    from bayesvision.methods.pfn import PFN as PFN
+    from bayesvision.training import JsonLines as JsonLines
+    from bayesvision.training import Train as Train
+
+__version__ = "0.1.0"
+
+# Imported on first use: the command line answers before torch is loaded, and the extras stay optional.
+_HOMES = {
+    "GP": "bayesvision.baselines.gp",
+    "MCMC": "bayesvision.baselines.mcmc",
+    "load": "bayesvision.checkpoints",
+    "pretrained": "bayesvision.checkpoints",
+    "save": "bayesvision.checkpoints",
+    "Data": "bayesvision.core",
+    "PFN": "bayesvision.methods.pfn",
+    "JsonLines": "bayesvision.training",
+    "Train": "bayesvision.training",
+}
+_MODULES = ("distributions", "metrics", "plots")
+_EXTRAS = {"gpytorch": "gp", "linear_operator": "gp", "pyro": "mcmc", "arviz": "mcmc", "sklearn": "sklearn", "pandas": "frame"}
+
+__all__ = [*_HOMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"bayesvision.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bayesvision' has no attribute {name!r}")
+    try:
+        module = importlib.import_module(_HOMES[name])
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        raise ImportError(f'bayesvision.{name} needs {error.name}: pip install "bayesvision[{extra}]"') from error
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

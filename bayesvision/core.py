@@ -1,6 +1,7 @@
 """The roles that every method plays, and the checks on what users hand in."""
 
 import copy
+import dataclasses
 import sys
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
@@ -26,6 +27,8 @@ __all__ = [
     "check_classes",
     "check_inputs",
     "check_targets",
+    "columns_of",
+    "describe",
     "share",
 ]
 
@@ -132,6 +135,16 @@ def share(module: Module) -> Module:
     memo: dict[int, Any] = {id(b): b.detach() for b in module.buffers()}
     memo |= {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()}
     return copy.deepcopy(module, memo)
+
+
+def describe(value: Any) -> Any:
+    """A recipe or a prior as JSON: a dataclass as {"name": its class, its fields}, what is not data as its repr."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: describe(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"name": type(value).__name__, **fields}
+    if isinstance(value, list | tuple):
+        return [describe(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 def columns_of(x: Any) -> tuple[str, ...] | None:

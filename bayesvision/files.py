@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,29 +22,23 @@ KEY = "bayesvision"
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not."""
     target = Path(path)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.stem}-{secrets.token_hex(8)}{target.suffix}")
+    temporary.touch(exist_ok=False)  # not mkstemp, whose files only their owner may read
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_tensors(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Write tensors and a JSON header as one safetensors file."""
     with replacing(path) as temporary:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, {KEY: json.dumps(header)})
+        # copies, because the format refuses tensors that share memory, as tied weights do
+        copies = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+        save_file(copies, temporary, {KEY: json.dumps(header)})
 
 
 def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -64,6 +59,9 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if header is None:
         raise ValueError(f"{path} is safetensors, but bayesvision did not write it: its header has no recipe")
     try:
-        return tensors, json.loads(header)
+        parsed = json.loads(header)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} has a broken header ({error}); save it again") from None
+    if not isinstance(parsed, dict):
+        raise ValueError(f"{path} has a broken header ({type(parsed).__name__}, not an object); save it again")
+    return tensors, parsed

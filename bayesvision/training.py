@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import torch
-import torch.distributed as dist
 from torch import Generator, Tensor, nn
 
 from bayesvision.core import Log
 from bayesvision.files import read_tensors, write_tensors
+from bayesvision.processes import Group, Sharding, gather, joined, later, spread
 
 __all__ = ["JsonLines", "Train", "generator", "minimize", "seeded"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Loss = Callable[[Any, Any], Tensor]
+Batches = Callable[[int, int], Any]
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,10 @@ class Train:
         seed: of the initial weights and of the stream of batches.
         precision: `auto` is bfloat16 autocast on an accelerator and float32 on a CPU.
         device: `auto` takes the accelerator that is there.
-        accumulate: micro-batches of one step; each is drawn by itself from (seed, step, micro-batch), and processes share
-            them out, so it must be a multiple of the number of processes.
-        folder: where to keep the latest training state; None keeps none. A run that finds one there goes on from it.
+        accumulate: micro-batches of one step; each is drawn by itself from (seed, step, micro-batch), and processes
+            share them out, so it must be a multiple of the number of processes.
+        folder: where to keep the latest training state, on a disk that all processes see; None keeps none. A run that
+            finds one there goes on from it.
         interval: steps between training states.
         sharding: `ddp`, or `fsdp` for parameters sharded over processes by `fully_shard`.
         compile: run the loss through torch.compile.
@@ -59,7 +62,7 @@ class Train:
     accumulate: int = 1
     folder: str | None = None
     interval: int = 500
-    sharding: Literal["ddp", "fsdp"] = "ddp"
+    sharding: Sharding = "ddp"
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -79,11 +82,12 @@ class Train:
 
     def pick_device(self) -> torch.device:
         """The device to train on; this process's own accelerator under torchrun."""
-        if self.device != "auto":
-            return torch.device(self.device)
-        kind = torch.accelerator.current_accelerator(check_available=True)
-        if kind is None:
-            return torch.device("cpu")
+        if self.device == "auto":
+            kind = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        else:
+            kind = torch.device(self.device)
+        if kind.type == "cpu" or kind.index is not None:
+            return kind
         return torch.device(kind.type, int(os.environ.get("LOCAL_RANK", 0)))
 
     def learning_rate(self, step: int) -> float:
@@ -95,13 +99,14 @@ class Train:
 
 
 class JsonLines:
-    """Appends metrics to a file, one JSON object a line."""
+    """Appends metrics to a file, one JSON object a line; what is not finite becomes null."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file: TextIO = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (kept open for the run)
 
     def log(self, metrics: dict[str, float], step: int, /) -> None:
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
 
     def close(self) -> None:
         """Close the file."""
@@ -121,16 +126,60 @@ def generator(device: torch.device | str, *key: int) -> Generator:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Run a block under a global seed and put every global generator back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    """Run a block under a global seed; put the generators of the CPU and the current accelerator back afterwards."""
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    homes: list[Any] = [torch.random] if kind is None else [torch.random, torch.get_device_module(kind)]
+    before = [home.get_rng_state() for home in homes]
+    try:
+        _seed(seed)
         yield
+    finally:
+        for home, state in zip(homes, before, strict=True):
+            home.set_rng_state(state)
+
+
+def _seed(seed: int) -> None:
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach accelerators that are none of ours
+    kind = torch.accelerator.current_accelerator(check_available=True)
+    if kind is not None:
+        torch.get_device_module(kind).manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _on(device: torch.device) -> Iterator[None]:
+    """Make `device` the current one of its kind, and compute in the way that is fast there."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    if device.type == "cpu":  # the fused attention's backward is several times slower than matrix products at our sizes
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+        return
+    before = torch.accelerator.current_device_index()
+    torch.accelerator.set_device_index(device)
+    try:
+        yield
+    finally:
+        torch.accelerator.set_device_index(before)
+
+
+@contextlib.contextmanager
+def _terminations(listen: bool) -> Iterator[list[int]]:
+    """Collects SIGTERM, so that the loop can save and exit between two steps."""
+    caught: list[int] = []
+    if not listen or threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    try:
+        yield caught
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 class _Objective(nn.Module):
     """The loss as a module's forward, which is what DDP and FSDP hook into."""
 
-    def __init__(self, network: nn.Module, loss: Callable[..., Tensor]) -> None:
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
@@ -139,71 +188,47 @@ class _Objective(nn.Module):
         return self.loss(self.network, batch)
 
 
-class _Stop:
-    """Remembers SIGTERM, so that the loop can save and exit between two steps."""
+class _Run:
+    """A network made ready for its processes, the optimiser that steps it, and the seconds spent on batches."""
 
-    def __init__(self) -> None:
-        self.asked = False
+    def __init__(self, network: nn.Module, loss: Loss, batch: Batches, train: Train, group: Group) -> None:
+        self.network, self.batch, self.train, self.group = network.to(group.device).train(), batch, train, group
+        self.model = spread(_Objective(network, loss), group, train.sharding)
+        self.call: Any = torch.compile(self.model) if train.compile else self.model
+        self.optimizer = torch.optim.AdamW(network.parameters(), lr=train.lr, weight_decay=0.0, fused=True)
+        self.sampling = 0.0
 
-    def __enter__(self) -> "_Stop":
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGTERM, self._remember)
-        return self
+    def advance(self, step: int) -> dict[str, float]:
+        """One optimiser step: mean loss over all processes, learning rate, gradient norm."""
+        group, rate = self.group, self.train.learning_rate(step)
+        mine = range(group.rank, self.train.accumulate, group.size)
+        total = torch.zeros((), device=group.device)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = rate
+        self.optimizer.zero_grad()
+        for part in mine:
+            with contextlib.nullcontext() if part == mine[-1] else later(self.model):
+                value = self._loss(step, part) / len(mine)
+                value.backward()
+            total += value.detach()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.train.clip))
+        loss = group.mean(total)
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise FloatingPointError(
+                f"the loss became {loss} and its gradient's norm {norm} at step {step + 1}; lower lr={self.train.lr:g}"
+            )
+        self.optimizer.step()
+        return {"loss": loss, "lr": rate, "norm": norm}
 
-    def _remember(self, *_: object) -> None:
-        self.asked = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
-
-    def agreed(self, device: torch.device, processes: int) -> bool:
-        """Whether any process was asked to stop."""
-        if processes == 1:
-            return self.asked
-        flag = torch.tensor(float(self.asked), device=device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag.item())
-
-
-@contextlib.contextmanager
-def _processes(device: torch.device) -> Iterator[tuple[int, int]]:
-    """Rank and number of processes; joins the process group that torchrun announces, and leaves it if it was ours."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 and not dist.is_initialized():
-        yield 0, 1
-        return
-    ours = not dist.is_initialized()
-    if ours:
-        dist.init_process_group("gloo" if device.type == "cpu" else None, device_id=None if device.type == "cpu" else device)
-    try:
-        yield dist.get_rank(), dist.get_world_size()
-    finally:
-        if ours:
-            dist.destroy_process_group()
-
-
-def _shard(objective: _Objective, train: Train, device: torch.device) -> nn.Module:
-    if train.sharding == "fsdp":
-        from torch.distributed.device_mesh import init_device_mesh
-        from torch.distributed.fsdp import fully_shard
-
-        mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-        fully_shard(objective, mesh=mesh)
-        return objective
-    return nn.parallel.DistributedDataParallel(objective, device_ids=None if device.type == "cpu" else [device.index])
-
-
-def _autocast(train: Train, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    half = train.precision == "bfloat16" or (train.precision == "auto" and device.type != "cpu")
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
-
-
-def _attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """On a CPU the fused attention's backward is several times slower than plain matrix products at our sizes."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext()
+    def _loss(self, step: int, part: int) -> Tensor:
+        train, kind = self.train, self.group.device.type
+        began = time.perf_counter()
+        data = self.batch(step, part)
+        self.sampling += time.perf_counter() - began
+        _seed(generator("cpu", train.seed, step, part).initial_seed())  # for layers that draw noise
+        half = train.precision == "bfloat16" or (train.precision == "auto" and kind != "cpu")
+        with torch.autocast(kind, torch.bfloat16, enabled=half):
+            return self.call(data)
 
 
 class _State:
@@ -211,55 +236,63 @@ class _State:
 
     name = "training.safetensors"
 
-    def __init__(self, train: Train, recipe: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.path = Path(train.folder) / self.name if train.folder else None
-        # where a run lives, and how often it saves, may change between its parts; what it computes may not
-        changes = ("folder", "interval", "device", "sharding", "compile")
-        parts = {k: v for k, v in asdict(train).items() if k not in changes}
-        self.recipe = json.loads(json.dumps({"recipe": recipe, "train": parts}))
-        self.model, self.optimizer = model, optimizer
+    def __init__(self, run: _Run, recipe: dict[str, Any]) -> None:
+        self.path = Path(run.train.folder) / self.name if run.train.folder else None
+        self.recipe = json.loads(json.dumps({"recipe": recipe, "train": asdict(run.train)}))
+        self.run = run
 
     def load(self) -> tuple[int, float]:
         """Step to go on from, and seconds already spent."""
-        from torch.distributed.checkpoint import state_dict as states
-
         if self.path is None or not self.path.exists():
             return 0, 0.0
-        tensors, header = read_tensors(self.path)
-        if header.get("run") != self.recipe:
-            raise ValueError(
-                f"{self.path} holds the state of another recipe; choose another folder, or delete it to start anew"
-            )
-        options = states.StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
-        weights = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        moments: dict[str, Any] = {k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")}
-        states.set_model_state_dict(self.model, weights, options=options)
-        states.set_optimizer_state_dict(self.model, self.optimizer, moments | header["groups"], options=options)
-        return header["step"], header["seconds"]
-
-    def save(self, step: int, seconds: float, rank: int) -> None:
-        """Write the state after `step` steps to a temporary file and rename it."""
         from torch.distributed.checkpoint import state_dict as states
 
+        tensors, header = read_tensors(self.path)
+        advice = "choose another folder, or delete it to start anew"
+        if _essence(header.get("run", {})) != _essence(self.recipe):
+            raise ValueError(f"{self.path} holds the state of another recipe; {advice}")
+        weights: dict[str, Any] = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+        moments: dict[str, Any] = {
+            k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")
+        }
+        options = states.StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
+        network, optimizer = self.run.network, self.run.optimizer
+        try:
+            states.set_model_state_dict(network, weights, options=options)
+            states.set_optimizer_state_dict(network, optimizer, moments | header["groups"], options=options)
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"{self.path} does not fit this network ({error}); {advice}") from None
+        return header["step"], header["seconds"]
+
+    def save(self, step: int, seconds: float) -> None:
+        """Write the state after `step` steps to a temporary file and rename it."""
         if self.path is None:
             return
+        from torch.distributed.checkpoint import state_dict as states
+
         options = states.StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
-        weights = states.get_model_state_dict(self.model, options=options)
-        moments = states.get_optimizer_state_dict(self.model, self.optimizer, options=options)
-        if rank != 0:
+        weights = states.get_model_state_dict(self.run.network, options=options)
+        moments = states.get_optimizer_state_dict(self.run.network, self.run.optimizer, options=options)
+        if self.run.group.rank != 0:
             return
-        tensors = {f"model.{k}": v for k, v in weights.items()}
+        tensors = {f"model.{k}": v for k, v in weights.items() if isinstance(v, Tensor)}
         tensors |= {f"optimizer.{k}": v for k, v in moments.items() if isinstance(v, Tensor)}
         groups = {k: v for k, v in moments.items() if not isinstance(v, Tensor)}
-        header = {"run": self.recipe, "step": step, "seconds": seconds, "groups": groups}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(self.path, tensors, header)
+        write_tensors(self.path, tensors, {"run": self.recipe, "step": step, "seconds": seconds, "groups": groups})
+
+
+def _essence(run: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a run decides its numbers; where it lives and how often it saves may change between its parts."""
+    changes = ("folder", "interval", "device", "sharding", "compile")
+    recipe = {k: v for k, v in run.get("recipe", {}).items() if k != "train"}
+    return recipe, {k: v for k, v in run.get("train", {}).items() if k not in changes}
 
 
 def minimize(
     network: nn.Module,
-    loss: Callable[[Any, Any], Tensor],
-    batch: Callable[[int, int], Any],
+    loss: Loss,
+    batch: Batches,
     train: Train,
     recipe: dict[str, Any],
     log: Log | None = None,
@@ -274,75 +307,36 @@ def minimize(
 
     Raises:
         ValueError: the number of processes does not divide `train.accumulate`, or the folder holds another run.
-        FloatingPointError: the loss is not finite.
-        SystemExit: with code 0, after saving, when the process was sent SIGTERM.
+        FloatingPointError: the loss or its gradient is not finite.
+        SystemExit: with code 0, after saving, when the process was sent SIGTERM and there is a folder to save in.
     """
     device = train.pick_device()
-    with _processes(device) as (rank, processes), _Stop() as stop, seeded(train.seed), _attention(device):
-        if train.accumulate % processes:
+    with _on(device), joined(device) as group, seeded(train.seed), torch.enable_grad():
+        if train.accumulate % group.size:
             raise ValueError(
-                f"accumulate={train.accumulate} micro-batches cannot be shared by {processes} processes; "
-                f"set accumulate to a multiple of {processes}"
+                f"accumulate={train.accumulate} micro-batches cannot be shared by {group.size} processes; "
+                f"set accumulate to a multiple of {group.size}"
             )
-        network.to(device).train()
-        objective = _Objective(network, loss)
-        model = _shard(objective, train, device) if processes > 1 else objective
-        optimizer = torch.optim.AdamW(network.parameters(), lr=train.lr, weight_decay=0.0, fused=True)
-        state = _State(train, recipe, network, optimizer)
-        step, seconds = state.load()
-        run = torch.compile(model) if train.compile else model
-        start, sampling = time.perf_counter() - seconds, 0.0
-        while step < train.steps:
-            value, norm, spent = _step(run, model, optimizer, batch, train, step, rank, processes, device)
-            step, sampling = step + 1, sampling + spent
-            if not math.isfinite(value):
-                raise FloatingPointError(f"the loss became {value} at step {step}; lower lr={train.lr:g}")
-            elapsed = time.perf_counter() - start
-            if log is not None and rank == 0:
-                share = sampling / max(elapsed - seconds, 1e-9)
-                metrics = {"loss": value, "lr": train.learning_rate(step - 1), "norm": norm, "seconds": elapsed}
-                log.log(metrics | {"sampling": share}, step)
-            stopping = stop.agreed(device, processes)
-            if stopping or step % train.interval == 0 or step == train.steps:
-                state.save(step, elapsed, rank)
-            if stopping and step < train.steps:
-                raise SystemExit(0)
+        run = _Run(network, loss, batch, train, group)
+        with _terminations(train.folder is not None) as caught:
+            seconds = _loop(run, _State(run, recipe), caught, log)
+        gather(network)
         network.eval()
-        return {"steps": step, "seconds": round(time.perf_counter() - start, 1), "processes": processes}
+        return {"steps": train.steps, "seconds": round(seconds, 1), "processes": group.size}
 
 
-def _step(
-    run: Any,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Callable[[int, int], Any],
-    train: Train,
-    step: int,
-    rank: int,
-    processes: int,
-    device: torch.device,
-) -> tuple[float, float, float]:
-    """One optimiser step: mean loss over all processes, gradient norm, seconds spent on batches."""
-    mine = range(rank, train.accumulate, processes)
-    total, sampling = torch.zeros((), device=device), 0.0
-    for group in optimizer.param_groups:
-        group["lr"] = train.learning_rate(step)
-    optimizer.zero_grad()
-    for place, part in enumerate(mine):
-        began = time.perf_counter()
-        data = batch(step, part)
-        sampling += time.perf_counter() - began
-        torch.manual_seed(generator("cpu", train.seed, step, part).initial_seed())  # for layers that draw noise
-        last = place == len(mine) - 1
-        wait = model.no_sync() if isinstance(model, nn.parallel.DistributedDataParallel) and not last else None
-        with wait or contextlib.nullcontext():
-            with _autocast(train, device):
-                value = run(data) / len(mine)
-            value.backward()
-        total += value.detach()
-    norm = nn.utils.clip_grad_norm_(model.parameters(), train.clip)
-    optimizer.step()
-    if processes > 1:
-        dist.all_reduce(total)
-        total /= processes
-    return total.item(), float(norm), sampling
+def _loop(run: _Run, state: _State, caught: list[int], log: Log | None) -> float:
+    """All steps that are left; returns the seconds that the whole run took."""
+    step, before = state.load()
+    began, seconds = time.perf_counter(), before
+    while step < run.train.steps:
+        metrics = run.advance(step)
+        step, seconds = step + 1, before + time.perf_counter() - began
+        if log is not None and run.group.rank == 0:
+            log.log(metrics | {"seconds": seconds, "sampling": run.sampling / (seconds - before)}, step)
+        stopping = run.group.any(bool(caught))
+        if stopping or step % run.train.interval == 0 or step == run.train.steps:
+            state.save(step, seconds)
+        if stopping:
+            raise SystemExit(0)
+    return seconds

@@ -1,10 +1,10 @@
 """`Bar`: the piecewise-uniform distribution with half-normal tails that the transformers predict."""
 
 import math
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import torch
-import torch.distributions as td
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributions import constraints
@@ -16,7 +16,8 @@ __all__ = ["Bar"]
 HALF_NORMAL_MEDIAN = 0.6744897501960817  # the median of |N(0, 1)|
 HALF_NORMAL_MEAN = math.sqrt(2 / math.pi)
 PHI_ZERO = 1 / math.sqrt(2 * math.pi)
-# int_{-inf}^0 Phi(t)^2 dt = phi(0) - Phi(0) / sqrt(pi), from the antiderivative t Phi^2 + 2 Phi phi - Phi(t sqrt 2) / sqrt(pi)
+# int_{-inf}^0 Phi(t)^2 dt = phi(0) - Phi(0) / sqrt(pi), from the antiderivative
+# t Phi(t)^2 + 2 Phi(t) phi(t) - Phi(t sqrt 2) / sqrt(pi)
 SQUARED_TAIL = PHI_ZERO - 1 / (2 * math.sqrt(math.pi))
 
 
@@ -36,8 +37,8 @@ class Bar(Continuous):
         ValueError: the borders do not increase, are not finite, or do not match the logits.
     """
 
-    arg_constraints = {}
-    support = constraints.real
+    arg_constraints: ClassVar = {}  # pyright: ignore[reportAssignmentType] (torch's base declares properties)
+    support = constraints.real  # pyright: ignore[reportAssignmentType]
     has_rsample = True
 
     def __init__(
@@ -53,7 +54,7 @@ class Bar(Continuous):
                 "borders must be one axis with one more entry than there are logits (at least 2), "
                 f"got borders {tuple(borders.shape)} and logits {tuple(logits.shape)}"
             )
-        loc, scale = (torch.as_tensor(v, dtype=borders.dtype, device=borders.device) for v in (loc, scale))
+        loc, scale = _same_kind(borders, loc, scale)
         batch = torch.broadcast_shapes(logits.shape[:-1], loc.shape, scale.shape)
         self.logits = logits.expand(*batch, -1)
         self.borders, self.loc, self.scale = borders, loc.expand(batch), scale.expand(batch)
@@ -61,7 +62,9 @@ class Bar(Continuous):
         if self._validate_args and not (torch.isfinite(borders).all() and (borders.diff() > 0).all()):
             raise ValueError("borders must be finite and strictly increasing; merge ties with Bar.borders_of")
         if self._validate_args and not (self.scale > 0).all():
-            raise ValueError(f"scale must be positive, got a minimum of {self.scale.min().item()}; use affine to reflect")
+            raise ValueError(
+                f"scale must be positive, got a minimum of {self.scale.min().item()}; use affine to reflect"
+            )
 
     @staticmethod
     def borders_of(targets: Float[Tensor, " n"], bars: int) -> Float[Tensor, " edges"]:
@@ -71,9 +74,13 @@ class Bar(Continuous):
         result may hold fewer bars than asked for.
 
         Raises:
-            ValueError: the sample is not finite, or has fewer than three distinct borders.
+            ValueError: fewer than two bars, or a sample that is empty, not finite, or spread over fewer than two bars.
         """
+        if bars < 2:
+            raise ValueError(f"bars must be at least 2, got {bars}")
         targets = targets.detach().double().flatten().sort().values
+        if not targets.numel():
+            raise ValueError("targets must hold at least one value")
         if not torch.isfinite(targets).all():
             raise ValueError("targets must be finite; drop NaN and infinite draws of the prior")
         index = torch.linspace(0, targets.numel() - 1, bars + 1, dtype=torch.float64)
@@ -91,7 +98,7 @@ class Bar(Continuous):
         Raises:
             ValueError: `scale` is zero, or mixes signs.
         """
-        loc, scale = (torch.as_tensor(v, dtype=self.scale.dtype, device=self.scale.device) for v in (loc, scale))
+        loc, scale = _same_kind(self.scale, loc, scale)
         if (scale > 0).all():
             return Bar(self.logits, self.borders, loc + scale * self.loc, scale * self.scale)
         if (scale < 0).all():
@@ -99,7 +106,7 @@ class Bar(Continuous):
         raise ValueError("scale must be all positive or all negative")
 
     def expand(self, batch_shape, _instance=None) -> Self:
-        new = self._get_checked_instance(Bar, _instance)
+        new: Any = self._get_checked_instance(Bar, _instance)
         shape = torch.Size(batch_shape)
         new.borders, new.logits = self.borders, self.logits.expand(*shape, -1)
         new.loc, new.scale = self.loc.expand(shape), self.scale.expand(shape)
@@ -124,86 +131,93 @@ class Bar(Continuous):
         """Borders in the target's units."""
         return self.loc.unsqueeze(-1) + self.scale.unsqueeze(-1) * self.borders
 
-    def _standard(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Borders, tail scales and value in standard units, in float64."""
+    @property
+    def _dtype(self) -> torch.dtype:
+        return torch.promote_types(self.logits.dtype, self.scale.dtype)
+
+    def _frame(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Borders and the scales of the two tails, in standard units and float64."""
         b = self.borders.double()
-        z = (value.double() - self.loc.double()) / self.scale.double()
-        return b, (b[1] - b[0]) / HALF_NORMAL_MEDIAN, (b[-1] - b[-2]) / HALF_NORMAL_MEDIAN, z
+        return b, (b[1] - b[0]) / HALF_NORMAL_MEDIAN, (b[-1] - b[-2]) / HALF_NORMAL_MEDIAN
+
+    def _standardize(self, value: Tensor) -> Tensor:
+        """Value in standard units and float64."""
+        return (value.double() - self.loc.double()) / self.scale.double()
+
+    def _restore(self, z: Tensor) -> Tensor:
+        """Value in the target's units from one in standard units."""
+        return (self.loc + self.scale * z).to(self._dtype)
 
     def _cumulative(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities, mass below every bar and mass above every bar, in float64; each sum ends at exactly 1."""
+        """Probability of every bar, mass below it and mass above it, in float64; each sum starts from its own end."""
         p = torch.softmax(self.logits.double(), -1)
         below = torch.nn.functional.pad(p.cumsum(-1)[..., :-1], (1, 0))
         above = torch.nn.functional.pad(p.flip(-1).cumsum(-1)[..., :-1], (1, 0)).flip(-1)
         return p, below, above
 
-    def _back(self, z: Tensor) -> Tensor:
-        return (self.loc + self.scale * z).to(torch.promote_types(self.logits.dtype, self.scale.dtype))
-
-    def _index(self, z: Tensor) -> Int[Tensor, "*shape"]:
-        return torch.bucketize(z, self.borders[1:-1].double())
-
     def _pick(self, values: Float[Tensor, "*batch bars"], index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         shape = torch.broadcast_shapes(index.shape, self.batch_shape)
         return values.expand(*shape, -1).gather(-1, index.expand(shape).unsqueeze(-1)).squeeze(-1)
 
-    def _log_height(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Log density of a unit of mass in every bar (its peak in a tail), and the two tail scales."""
-        width = self.borders.diff()
-        ends = width[0] / HALF_NORMAL_MEDIAN, width[-1] / HALF_NORMAL_MEDIAN
-        height = -width.log()
-        tails = torch.stack([math.log(HALF_NORMAL_MEAN) - s.log() for s in ends])
-        return torch.cat([tails[:1], height[1:-1], tails[1:]]), ends[0], ends[1]
+    def _log_height(self) -> Float[Tensor, " bars"]:
+        """Log density of a unit of mass in every bar, its peak in a tail; in float64."""
+        b, left, right = self._frame()
+        tails = math.log(HALF_NORMAL_MEAN) - torch.stack([left, right]).log()
+        return torch.cat([tails[:1], -b[1:-1].diff().log(), tails[1:]])
 
     def log_prob(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """log softmax_k - log width_k in bar k, and the half-normal's log density in a tail."""
         if self._validate_args:
             self._validate_sample(value)
-        height, left, right = self._log_height()
         z = (value - self.loc) / self.scale
-        b = self.borders
+        b, left, right = (v.to(z.dtype) for v in self._frame())
         index = torch.bucketize(z.detach(), b[1:-1])
-        tail = torch.minimum((z - b[1]) / left, torch.zeros_like(z)) + torch.relu((z - b[-2]) / right)
-        log_p = torch.log_softmax(self.logits, -1)
-        return self._pick(log_p, index) + height[index] - tail.square() / 2 - self.scale.log()
+        tail = (z - b[1]).clamp(max=0) / left + (z - b[-2]).clamp(min=0) / right
+        log_mass = self._pick(torch.log_softmax(self.logits, -1), index)
+        return log_mass + self._log_height().to(z.dtype)[index] - tail.square() / 2 - self.scale.log()
 
     def cdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        b, left, right, z = self._standard(value)
+        """Mass of the bars below, and the share of its own bar: linear in a bar, the half-normal's in a tail."""
+        z, (b, left, right) = self._standardize(value), self._frame()
         p, below, _ = self._cumulative()
-        index = self._index(z)
-        inside = (z - b[index]) / (b[index + 1] - b[index])
-        inside = torch.where(index == 0, 2 * torch.special.ndtr((z - b[1]).clamp(max=0) / left), inside)
-        inside = torch.where(index == self.bars - 1, torch.erf((z - b[-2]).clamp(min=0) / right / math.sqrt(2)), inside)
-        return (self._pick(below, index) + self._pick(p, index) * inside).clamp(0, 1).to(self._dtype)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return torch.promote_types(self.logits.dtype, self.scale.dtype)
+        index = torch.bucketize(z, b[1:-1])
+        share = (z - b[index]) / (b[index + 1] - b[index])
+        share = torch.where(index == 0, torch.erfc((b[1] - z).clamp(min=0) / left / math.sqrt(2)), share)
+        share = torch.where(index == self.bars - 1, torch.erf((z - b[-2]).clamp(min=0) / right / math.sqrt(2)), share)
+        return (self._pick(below, index) + self._pick(p, index) * share).clamp(0, 1).to(self._dtype)
 
     def icdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """Exact inverse of `cdf`: linear in a bar, the normal's quantile in a tail."""
         shape = torch.broadcast_shapes(value.shape, self.batch_shape)
         u = value.double().expand(shape)
         p, below, above = self._cumulative()
-        lead = u.reshape(-1, *self.batch_shape).movedim(0, -1).contiguous()  # searchsorted wants the batch first
-        index = torch.searchsorted(below[..., 1:].contiguous(), lead.detach()).movedim(-1, 0).reshape(shape)
+        batch = shape[len(shape) - len(self.batch_shape) :]
+        edges = below[..., 1:].expand(*batch, -1).contiguous()
+        lead = u.reshape(shape.numel() // max(1, batch.numel()), *batch).movedim(0, -1)  # searchsorted wants it last
+        index = torch.searchsorted(edges.detach(), lead.detach().contiguous()).movedim(-1, 0).reshape(shape)
         mass = self._pick(p, index).clamp(min=torch.finfo(torch.float64).tiny)
-        b, left, right, _ = self._standard(self.loc)
-        inside = ((u - self._pick(below, index)) / mass).clamp(0, 1)
-        z = b[index] + inside * (b[index + 1] - b[index])
-        tail = ((1 - u - self._pick(above, index)) / mass).clamp(0, 1)
-        z = torch.where(index == 0, b[1] + left * torch.special.ndtri(inside / 2), z)
-        z = torch.where(index == self.bars - 1, b[-2] - right * torch.special.ndtri(tail / 2), z)
-        return self._back(z)
+        share = ((u - self._pick(below, index)) / mass).clamp(0, 1)
+        rest = ((1 - u - self._pick(above, index)) / mass).clamp(0, 1)
+        b, left, right = self._frame()
+        first, last = index == 0, index == self.bars - 1
+        z = b[index] + share * (b[index + 1] - b[index])
+        # outside its tail ndtri sees 1/2, so that its gradient is finite where it is not used
+        z = torch.where(first, b[1] + left * torch.special.ndtri(share.where(first, 1) / 2), z)
+        z = torch.where(last, b[-2] - right * torch.special.ndtri(rest.where(last, 1) / 2), z)
+        return self._restore(z)
 
-    def rsample(self, sample_shape=torch.Size()) -> Float[Tensor, "..."]:
-        shape = self._extended_shape(sample_shape)
-        u = torch.rand(shape, dtype=torch.float64, device=self.logits.device)
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """Inverse transform `icdf(U)` of uniforms drawn in float64."""
+        u = torch.rand(self._extended_shape(sample_shape), dtype=torch.float64, device=self.logits.device)
         return self.icdf(u.clamp(min=torch.finfo(torch.float64).tiny))
 
+    def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """P(Y > threshold) as the reflected distribution's cdf, accurate in the upper tail too."""
+        return self.affine(0.0, -1.0).cdf(-self._value(threshold))
+
     def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of every bar, in standard units."""
-        b, left, right, _ = self._standard(self.loc)
+        """Mean and variance of every bar, in standard units and float64."""
+        b, left, right = self._frame()
         mean, variance = (b[1:] + b[:-1]) / 2, b.diff().square() / 12
         ends = torch.stack([b[1] - left * HALF_NORMAL_MEAN, b[-2] + right * HALF_NORMAL_MEAN])
         tails = torch.stack([left, right]).square() * (1 - 2 / math.pi)
@@ -214,7 +228,7 @@ class Bar(Continuous):
 
     @property
     def mean(self) -> Float[Tensor, "*batch"]:
-        return self._back(torch.softmax(self.logits.double(), -1) @ self._moments()[0])
+        return self._restore(torch.softmax(self.logits.double(), -1) @ self._moments()[0])
 
     @property
     def variance(self) -> Float[Tensor, "*batch"]:
@@ -227,45 +241,54 @@ class Bar(Continuous):
     @property
     def mode(self) -> Float[Tensor, "*batch"]:
         """Where the density is greatest: the middle of the highest bar, or the inner border of a tail."""
-        index = (self.logits + self._log_height()[0]).argmax(-1)
+        index = (self.logits + self._log_height()).argmax(-1)
         b = self.borders
-        places = torch.cat([b[1:2], ((b[1:] + b[:-1]) / 2)[1:-1], b[-2:-1]])
-        return self._back(places[index])
+        places = torch.cat([b[1:2], (b[1:-2] + b[2:-1]) / 2, b[-2:-1]])
+        return self._restore(places[index])
 
     def absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """sum_k p_k E|Y_k - y|, each bar in closed form.
+        """E|Y - y| = sum_k p_k E|Y_k - y|, each term in closed form.
 
-        A bar [l, h] that holds y gives ((y - l)^2 + (h - y)^2) / 2(h - l), any other |middle - y|. A half-normal tail
-        of scale s at distance a from its anchor gives s (a erf(a / sqrt 2) + 2 sqrt(2 / pi) exp(-a^2 / 2)
-        - a - sqrt(2 / pi)) + s (2 a) on its own side, which is E| s|Z| - s a |, and s (a + sqrt(2 / pi)) on the other.
+        For an inner bar [l, h], with c the point of the bar nearest to y, E|Y_k - y| is
+        |y - c| + ((c - l)^2 + (h - c)^2) / 2(h - l). For a tail of scale s it is s E| |Z| - a |, Z ~ N(0, 1), with
+        s a the distance from the tail's inner border to y, positive towards the tail (see `_half_normal_error`).
         """
-        b, left, right, z = self._standard(value)
-        p = torch.softmax(self.logits.double(), -1)
-        z = z.unsqueeze(-1)
+        z, (b, left, right) = self._standardize(value).unsqueeze(-1), self._frame()
         low, high = b[1:-2], b[2:-1]
-        below, over = (z - low).clamp(min=0), (high - z).clamp(min=0)
-        width = high - low
-        # outside the bar one of the two is zero and the other exceeds the width by the distance to the bar
-        inner = (below.clamp(max=width).square() + over.clamp(max=width).square()) / (2 * width)
-        inner = inner + (below - width).clamp(min=0) + (over - width).clamp(min=0)
-        first, last = _half_normal_error((b[1] - z) / left) * left, _half_normal_error((z - b[-2]) / right) * right
+        near = torch.minimum(torch.maximum(z, low), high)
+        inner = (z - near).abs() + ((near - low).square() + (high - near).square()) / (2 * (high - low))
+        first = left * _half_normal_error((b[1] - z) / left)
+        last = right * _half_normal_error((z - b[-2]) / right)
+        p = torch.softmax(self.logits.double(), -1)
         error = (p * torch.cat([first, inner, last], -1)).sum(-1)
         return (self.scale * error).to(self._dtype)
 
     @property
     def mean_difference(self) -> Float[Tensor, "*batch"]:
         """E|Y - Y'| = 2 int F (1 - F), with F linear in every bar and 2 p Phi in a tail."""
-        b, left, right, _ = self._standard(self.loc)
-        p, below, above = self._cumulative()
-        f0, f1 = below[..., 1:-1], below[..., 1:-1] + p[..., 1:-1]
+        b, left, right = self._frame()
+        p, below, _ = self._cumulative()
+        f0, f1 = below[..., 1:-1], below[..., 2:]
         inner = ((f0 + f1) / 2 - (f0.square() + f0 * f1 + f1.square()) / 3) @ (b[2:-1] - b[1:-2])
         ends = p[..., [0, -1]]
         tails = (2 * PHI_ZERO * ends - 4 * SQUARED_TAIL * ends.square()) @ torch.stack([left, right])
         return (2 * self.scale * (inner + tails)).to(self._dtype)
 
 
+def _same_kind(like: Tensor, *values: float | Tensor) -> list[Tensor]:
+    """The values as tensors on the device of `like`, in the widest dtype among `like` and the tensors."""
+    kind = like.dtype
+    for value in values:
+        if isinstance(value, Tensor):
+            kind = torch.promote_types(kind, value.dtype)
+    return [torch.as_tensor(value, dtype=kind, device=like.device) for value in values]
+
+
 def _half_normal_error(a: Tensor) -> Tensor:
-    """E| |Z| - a | for Z ~ N(0, 1): sqrt(2/pi) - a for a < 0, else a(2 erf(a / sqrt 2) - 1) + sqrt(2/pi)(2 exp(-a^2/2) - 1)."""
+    """E| |Z| - a | for Z ~ N(0, 1).
+
+    sqrt(2 / pi) - a for a < 0, else a (2 erf(a / sqrt 2) - 1) + sqrt(2 / pi) (2 exp(-a^2 / 2) - 1).
+    """
     outside = HALF_NORMAL_MEAN - a
     inside = a * (2 * torch.erf(a / math.sqrt(2)) - 1) + HALF_NORMAL_MEAN * (2 * torch.exp(-a.square() / 2) - 1)
     return torch.where(a < 0, outside, inside)

@@ -1,6 +1,7 @@
 """The two abstract predictive distributions: `Continuous` and `Discrete`."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 import torch.distributions as td
@@ -10,13 +11,18 @@ from torch import Tensor
 __all__ = ["Continuous", "Discrete", "bisect"]
 
 
-def bisect(cdf, low: Tensor, high: Tensor, level: Tensor, steps: int = 80) -> Tensor:
-    """Solve `cdf(y) = level` for a nondecreasing `cdf` bracketed by `low` and `high`, to the last bit of the dtype."""
+@torch.no_grad()
+def bisect(cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, level: Tensor, steps: int = 80) -> Tensor:
+    """Solve `cdf(y) = level` for a nondecreasing `cdf` bracketed by `low` and `high`, to the last bit of the dtype.
+
+    The result carries no gradient. Equal ends are the answer themselves, infinite ones too.
+    """
+    ends = low, high
     for _ in range(steps):
         middle = low + (high - low) / 2
         below = cdf(middle) < level
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return low + (high - low) / 2
+    return torch.where(ends[0] == ends[1], ends[0], low + (high - low) / 2)
 
 
 class Continuous(td.Distribution):
@@ -41,11 +47,12 @@ class Continuous(td.Distribution):
         Raises:
             ValueError: a level lies outside (0, 1).
         """
-        levels = torch.as_tensor(levels, dtype=self.mean.dtype, device=self.mean.device)
+        mean = self.mean
+        levels = torch.as_tensor(levels, dtype=torch.float64, device=mean.device)  # 1 - 1e-9 would be 1 in float32
         if not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"levels must lie strictly between 0 and 1, got {levels.tolist()}")
         shape = levels.shape + (1,) * len(self.batch_shape)
-        return self.icdf(levels.reshape(shape).expand(levels.shape + self.batch_shape))
+        return self.icdf(levels.reshape(shape).expand(levels.shape + self.batch_shape)).to(mean.dtype)
 
     def interval(self, mass: float) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """Central interval `(lower, upper)` that holds the probability `mass`.

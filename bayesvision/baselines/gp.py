@@ -1,0 +1,410 @@
+"""`GP`: Gaussian process regression in closed form, hyper-parameters by marginal likelihood."""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple, Self, get_args
+
+import gpytorch
+import numpy as np
+import scipy.optimize
+import torch
+import torch.distributions as td
+from jaxtyping import Float
+from linear_operator.utils.errors import NotPSDError
+from torch import Tensor
+
+from bayesvision.core import Conditionable, Data, Log, check_inputs, check_targets, columns_of
+from bayesvision.distributions import Normal
+from bayesvision.training import generator
+
+__all__ = ["GP", "GPPosterior"]
+
+Kernel = Literal["rbf", "matern12", "matern32", "matern52"]
+SMOOTHNESS = {"matern12": 0.5, "matern32": 1.5, "matern52": 2.5}
+NOISE_FLOOR = 1e-4  # of the target's variance: keeps the Cholesky factor accurate
+BOUNDS = {"lengthscale": (1e-2, 1e3), "variance": (1e-3, 1e3), "noise": (NOISE_FLOOR, 10.0)}  # times the data's spread
+QUERIES = 4096  # rows of one block in predict: bounds its memory
+
+
+@dataclass(frozen=True)
+class GP:
+    """Gaussian process regression with one lengthscale for each column (Rasmussen and Williams 2006, chapters 2 and 5).
+
+    y = f(x) + noise, with f a zero-mean Gaussian process of covariance variance * k(r),
+    r^2 = sum_d (x_d - x'_d)^2 / lengthscale_d^2. What is not given is set by maximising log p(y | x) (eq. 5.8) with
+    L-BFGS from several starting points. Type-II maximum likelihood is overconfident on a handful of rows.
+
+    Args:
+        kernel: `rbf`, `matern12`, `matern32` or `matern52`.
+        lengthscale: one for all columns or one for each; None learns them.
+        noise, variance: noise variance and output variance; None learns them. Learnt noise is at least 1e-4 of the
+            target's variance.
+        standardize: give columns and target mean 0 and standard deviation 1 by the statistics of the rows of `fit`, and
+            read the three above in those units. Without it f has mean 0 in the target's own units.
+        restarts: random starting points besides the default one.
+        steps: greatest number of L-BFGS steps from each.
+        seed: of the starting points.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    kernel: Kernel = "rbf"
+    lengthscale: float | tuple[float, ...] | None = None
+    noise: float | None = None
+    variance: float | None = None
+    standardize: bool = True
+    restarts: int = 3
+    steps: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kernel not in get_args(Kernel):
+            raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {self.kernel!r}")
+        scales = self.lengthscale if isinstance(self.lengthscale, tuple) else (self.lengthscale,)
+        for name, values in (("lengthscale", scales), ("noise", (self.noise,)), ("variance", (self.variance,))):
+            for value in values:
+                if value is not None and not 0 < value < math.inf:
+                    raise ValueError(f"{name} must be positive and finite, or None to learn it, got {value!r}")
+        if self.restarts < 0 or self.steps < 1:
+            raise ValueError(f"restarts must be at least 0 and steps 1, got {self.restarts} and {self.steps}")
+
+    def fit(self, source: Data, log: Log | None = None) -> "GPPosterior":
+        """Learn the hyper-parameters that are not given from the rows `source`, and condition on them.
+
+        Raises:
+            TypeError: `source` is not a `Data`.
+            ValueError: no targets, wrong shapes, a batch of data sets, values that are not finite, a constant target,
+                or a single row to learn from.
+        """
+        if not isinstance(source, Data):
+            raise TypeError(f"source must be Data(x, y), got {type(source).__name__}")
+        x, y = _one_data_set(check_inputs(source.x), source.y)
+        units = Units.of(x, y, self.standardize)
+        hyper = _learn(self, units.inputs(x), units.targets(y), log)
+        return GPPosterior(self, x, y, units, hyper, columns_of(source.x))
+
+
+class Units(NamedTuple):
+    """Where the data sit: the process lives in (x - x_loc) / x_scale and (y - y_loc) / y_scale."""
+
+    x_loc: Float[Tensor, " features"]
+    x_scale: Float[Tensor, " features"]
+    y_loc: Float[Tensor, ""]
+    y_scale: Float[Tensor, ""]
+
+    @classmethod
+    def of(cls, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], standardize: bool) -> Self:
+        """Statistics of the rows; the identity without `standardize`, scale 1 where there is no spread."""
+        if not standardize:
+            return cls(torch.zeros_like(x[0]), torch.ones_like(x[0]), torch.zeros_like(y[0]), torch.ones_like(y[0]))
+        return cls(x.mean(0), _spread(x), y.mean(), _spread(y))
+
+    def inputs(self, x: Float[Tensor, "*batch n features"]) -> Float[Tensor, "*batch n features"]:
+        """Columns in the units of the process."""
+        return (x - self.x_loc.double()) / self.x_scale.double()
+
+    def targets(self, y: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """Targets in the units of the process."""
+        return (y - self.y_loc.double()) / self.y_scale.double()
+
+
+class Hyper(NamedTuple):
+    """Hyper-parameters in the units of the process."""
+
+    lengthscale: Float[Tensor, " features"]
+    noise: Float[Tensor, ""]
+    variance: Float[Tensor, ""]
+
+
+def _one_data_set(x: Tensor, y: Any) -> tuple[Float[Tensor, "n features"], Float[Tensor, " n"]]:
+    if x.ndim != 2:
+        raise ValueError(
+            f"x must be one data set [rows, features], got {tuple(x.shape)}; fit a batch of data sets one by one"
+        )
+    if y is None:
+        raise ValueError("y must hold the targets of the rows of x, got None")
+    return x.detach().double(), check_targets(y, x).detach().double()
+
+
+def _spread(values: Float[Tensor, "n *columns"]) -> Float[Tensor, "*columns"]:
+    """Standard deviation along the rows, 1 where there is none beyond rounding."""
+    if values.shape[0] == 1:
+        return torch.ones_like(values[0])
+    scale = values.std(0)
+    return torch.where(scale > 1e-12 * values.abs().amax(0), scale, torch.ones_like(scale))
+
+
+class GPPosterior(Conditionable):
+    """A Gaussian process given the rows that it has seen.
+
+    Attributes:
+        method: the recipe.
+        x, y: the rows, in the user's units.
+        lengthscale, noise, variance: hyper-parameters, in standardised units if the recipe standardises.
+    """
+
+    x: Tensor
+    y: Tensor
+    lengthscale: Tensor
+    noise: Tensor
+    variance: Tensor
+    factor: Tensor
+    weights: Tensor
+
+    def __init__(
+        self,
+        method: GP,
+        x: Float[Tensor, "n features"],
+        y: Float[Tensor, " n"],
+        units: Units,
+        hyper: Hyper,
+        columns: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__()
+        self.method, self.columns = method, columns
+        for name, value in {"x": x, "y": y, **units._asdict(), **hyper._asdict()}.items():
+            self.register_buffer(name, value)
+        self._factorise()
+
+    @torch.no_grad()
+    def _factorise(self) -> None:
+        """Cholesky factor of K = k(x, x) + noise I and K^{-1} y, always in float64."""
+        x, y = self.units.inputs(self.x.double()), self.units.targets(self.y.double())
+        factor = _cholesky(self._covariance(x, x), self.noise.double())
+        self.register_buffer("factor", factor)
+        self.register_buffer("weights", torch.cholesky_solve(y.unsqueeze(-1), factor))
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        super()._apply(fn, recurse)
+        if self.factor.dtype != torch.float64:  # a rounded factor can lose all of a small predictive variance
+            self._factorise()
+        return self
+
+    @property
+    def units(self) -> Units:
+        """Where the rows of `fit` sat."""
+        return Units(*(getattr(self, name) for name in Units._fields))
+
+    @property
+    def hyper(self) -> Hyper:
+        """The hyper-parameters, in the units of the process."""
+        return Hyper(self.lengthscale, self.noise, self.variance)
+
+    @property
+    def log_evidence(self) -> Float[Tensor, ""]:
+        """log p(y | x) of all rows seen, in the target's units.
+
+        log N(y; 0, K) = -y^T K^{-1} y / 2 - log det K / 2 - n log(2 pi) / 2 (eq. 5.8), less n log y_scale.
+        """
+        y = self.units.targets(self.y.double())
+        fit = y @ self.weights.squeeze(-1) / 2 + self.factor.diagonal().log().sum()
+        return -fit - len(y) * (math.log(2 * math.pi) / 2 + self.units.y_scale.double().log())
+
+    def condition(self, x: Any, y: Any) -> Self:
+        """A new posterior that has also seen the rows (x, y), with the same hyper-parameters and units.
+
+        Raises:
+            ValueError: wrong shapes, values that are not finite, or a constant target.
+        """
+        x, y = _one_data_set(check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device), y)
+        x, y = torch.cat([self.x, x.to(self.x.dtype)]), torch.cat([self.y, y.to(self.y.dtype)])
+        return type(self)(self.method, x, y, self.units, self.hyper, self.columns)
+
+    def predict(self, x: Any) -> Normal:
+        """Marginal law of a noisy target at every row of `x`, in the dtype of `x`.
+
+        Mean k(x', x) K^{-1} y and variance k(x', x') - k(x', x) K^{-1} k(x, x') + noise (eqs. 2.25-2.26).
+
+        Raises:
+            ValueError: wrong shapes, or values that are not finite.
+        """
+        x = check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device)
+        blocks = [self._marginals(part) for part in self.units.inputs(x.double()).split(QUERIES, -2)]
+        mean, variance = (torch.cat(parts, -1) for parts in zip(*blocks, strict=True))
+        y_loc, y_scale, wide = self.y_loc.double(), self.y_scale.double(), torch.promote_types(x.dtype, torch.float32)
+        return Normal((y_loc + y_scale * mean).to(wide), (y_scale * variance.sqrt()).to(wide))
+
+    def joint(self, x: Any) -> td.MultivariateNormal:
+        """Joint law of noisy targets at the rows of `x`, in the dtype of `x`.
+
+        Raises:
+            ValueError: wrong shapes, or values that are not finite.
+        """
+        x = check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device)
+        wide, x = torch.promote_types(x.dtype, torch.float32), self.units.inputs(x.double())
+        mean, half = self._project(x)
+        factor = _cholesky(self._covariance(x, x) - half.mT @ half, self.noise.double())
+        y_loc, y_scale = self.y_loc.double(), self.y_scale.double()
+        return td.MultivariateNormal((y_loc + y_scale * mean).to(wide), scale_tril=(y_scale * factor).to(wide))
+
+    def _covariance(self, a: Tensor, b: Tensor) -> Float[Tensor, "*batch n m"]:
+        lengthscale = self.lengthscale.double()
+        r = torch.cdist(a / lengthscale, b / lengthscale, compute_mode="donot_use_mm_for_euclid_dist")
+        return self.variance.double() * _correlation(self.method.kernel, r)
+
+    def _project(self, x: Tensor) -> tuple[Float[Tensor, "*batch m"], Float[Tensor, "*batch n m"]]:
+        """Mean k(x', x) K^{-1} y, and L^{-1} k(x, x')."""
+        cross = self._covariance(x, self.units.inputs(self.x.double()))
+        half = torch.linalg.solve_triangular(self.factor, cross.mT, upper=False)
+        return (cross @ self.weights).squeeze(-1), half
+
+    def _marginals(self, x: Tensor) -> tuple[Float[Tensor, "*batch m"], Float[Tensor, "*batch m"]]:
+        mean, half = self._project(x)
+        return mean, (self.variance.double() - half.square().sum(-2)).clamp(min=0) + self.noise.double()
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Rows, units, hyper-parameters and Cholesky factor; the recipe."""
+        return dict(self.state_dict()), {"method": "GP", "recipe": asdict(self.method), "columns": self.columns}
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+        """The posterior that `export` described.
+
+        Raises:
+            ValueError: a tensor is missing, or does not fit the others.
+        """
+        expected = {"x", "y", *Units._fields, *Hyper._fields, "factor", "weights"}
+        if set(tensors) != expected:
+            raise ValueError(f"tensors must be {sorted(expected)}, got {sorted(tensors)}")
+        recipe = dict(header["recipe"])
+        if isinstance(recipe["lengthscale"], list):
+            recipe["lengthscale"] = tuple(recipe["lengthscale"])
+        units, hyper = (kind(*(tensors[name] for name in kind._fields)) for kind in (Units, Hyper))
+        columns = tuple(header["columns"]) if header["columns"] else None
+        try:
+            posterior = cls(GP(**recipe), tensors["x"], tensors["y"], units, hyper, columns)
+            posterior.load_state_dict(tensors)  # the factor of the file, bit for bit
+        except RuntimeError as error:
+            raise ValueError(f"the tensors of the file do not fit each other: {error}") from None
+        return posterior.eval()
+
+
+def _correlation(kernel: Kernel, r: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Correlation at the scaled distance r (Rasmussen and Williams 2006, eqs. 4.9 and 4.17)."""
+    if kernel == "rbf":
+        return torch.exp(-r.square() / 2)
+    s = math.sqrt(2 * SMOOTHNESS[kernel]) * r
+    polynomial = {"matern12": torch.ones_like(s), "matern32": 1 + s, "matern52": 1 + s + s.square() / 3}[kernel]
+    return polynomial * torch.exp(-s)
+
+
+def _cholesky(covariance: Float[Tensor, "*batch n n"], noise: Float[Tensor, ""]) -> Float[Tensor, "*batch n n"]:
+    factor, info = torch.linalg.cholesky_ex(covariance + torch.diag_embed(noise.expand(covariance.shape[:-1])))
+    if info.any():
+        raise ValueError(
+            f"the covariance of the {covariance.shape[-1]} rows is not positive definite with the noise variance "
+            f"{noise.item():g}; raise the noise, or leave out rows that are nearly the same"
+        )
+    return factor
+
+
+# Learning the hyper-parameters
+
+
+class _Exact(gpytorch.models.ExactGP):
+    """The process as gpytorch writes it, every parameter kept as its logarithm."""
+
+    def __init__(self, method: GP, x: Tensor, y: Tensor, hyper: Hyper) -> None:
+        def positive() -> gpytorch.constraints.Positive:
+            return gpytorch.constraints.Positive(transform=torch.exp, inv_transform=torch.log)
+
+        super().__init__(x, y, gpytorch.likelihoods.GaussianLikelihood(noise_constraint=positive()))
+        shape = {"ard_num_dims": x.shape[-1], "lengthscale_constraint": positive()}
+        if method.kernel == "rbf":
+            base = gpytorch.kernels.RBFKernel(**shape)
+        else:
+            base = gpytorch.kernels.MaternKernel(SMOOTHNESS[method.kernel], **shape)
+        self.mean_module = gpytorch.means.ZeroMean()
+        self.covar_module = gpytorch.kernels.ScaleKernel(base, outputscale_constraint=positive())
+        self.to(x)
+        self.raw = {
+            "lengthscale": base.raw_lengthscale,
+            "noise": self.likelihood.noise_covar.raw_noise,
+            "variance": self.covar_module.raw_outputscale,
+        }
+        for name, value in hyper._asdict().items():
+            self.raw[name].data.copy_(value.log())
+
+    def forward(self, x: Tensor) -> gpytorch.distributions.MultivariateNormal:
+        return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+
+
+def _learn(method: GP, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], log: Log | None) -> Hyper:
+    features = x.shape[-1]
+    given = {name: getattr(method, name) for name in Hyper._fields}
+    if isinstance(method.lengthscale, tuple) and len(method.lengthscale) != features:
+        raise ValueError(f"lengthscale must be one number or {features} numbers, got {len(method.lengthscale)}")
+    free = [name for name in Hyper._fields if given[name] is None]
+    if free and len(x) < 2:
+        raise ValueError(f"x must have at least 2 rows to learn from, got 1; give {', '.join(free)} to GP, or more rows")
+    # how far the data spread in the units of the process: 1 if standardised
+    spread = Hyper(_spread(x), _spread(y).square(), y.square().mean())
+    start = {"lengthscale": math.sqrt(features), "noise": 0.1, "variance": 1.0}
+    fixed = {
+        name: (getattr(spread, name) * start[name] if name in free else x.new_tensor(given[name]))
+        for name in Hyper._fields
+    }
+    hyper = Hyper(fixed["lengthscale"].expand(features).clone(), fixed["noise"], fixed["variance"])
+    return _maximise(method, x, y, hyper, spread, free, log) if free else hyper
+
+
+def _maximise(
+    method: GP, x: Tensor, y: Tensor, hyper: Hyper, spread: Hyper, free: list[str], log: Log | None
+) -> Hyper:
+    """The hyper-parameters of the greatest marginal likelihood that L-BFGS finds; those not `free` stay."""
+    source = generator("cpu", method.seed)
+    best, best_cost = hyper, math.inf
+    for k in range(method.restarts + 1):
+        begin = hyper
+        if k:  # a factor e of spread around the default
+            noise = {name: torch.randn(getattr(hyper, name).shape, generator=source).to(x) for name in free}
+            begin = hyper._replace(**{name: getattr(hyper, name) * noise[name].exp() for name in free})
+        found, cost = _climb(_Exact(method, x, y, begin), x, y, spread, free, method.steps)
+        if log is not None:
+            log.log({"loss": cost}, k)
+        if cost < best_cost:
+            best, best_cost = found, cost
+    return best
+
+
+def _climb(model: _Exact, x: Tensor, y: Tensor, spread: Hyper, free: list[str], steps: int) -> tuple[Hyper, float]:
+    """One run of L-BFGS-B on the logarithms; the end point and its -log p(y | x) / n."""
+    marginal = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    raw = [model.raw[name] for name in free]
+    bounds = []
+    for name, parameter in zip(free, raw, strict=True):
+        unit = getattr(spread, name).log().expand(parameter.shape).flatten().tolist()
+        low, high = (math.log(bound) for bound in BOUNDS[name])
+        bounds += [(u + low, u + high) for u in unit]
+
+    def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        _assign(raw, flat)
+        with torch.enable_grad(), gpytorch.settings.fast_computations(False, False, False):
+            loss = -marginal(model(x), y)
+            gradients = torch.autograd.grad(loss, raw)
+        return loss.item(), torch.cat([g.flatten() for g in gradients]).cpu().numpy()
+
+    begin = torch.cat([p.detach().flatten() for p in raw]).cpu().numpy()
+    begin = np.clip(begin, *np.array(bounds).T)
+    try:
+        result = scipy.optimize.minimize(
+            cost, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}
+        )
+    except NotPSDError:
+        noise = model.raw["noise"].exp().item()
+        raise ValueError(
+            f"the covariance is not positive definite with the noise variance {noise:g}; raise noise, or learn it"
+        ) from None
+    _assign(raw, result.x)
+    values = {name: model.raw[name].detach().exp() for name in Hyper._fields}
+    return Hyper(values["lengthscale"].flatten(), values["noise"].squeeze(), values["variance"]), float(result.fun)
+
+
+@torch.no_grad()
+def _assign(parameters: list[torch.nn.Parameter], flat: np.ndarray) -> None:
+    start = 0
+    for parameter in parameters:
+        part = torch.as_tensor(flat[start : start + parameter.numel()]).to(parameter)
+        parameter.copy_(part.reshape(parameter.shape))
+        start += parameter.numel()

@@ -1,0 +1,120 @@
+"""`save`, `load` and `pretrained`: one safetensors file for a posterior, the recipe as JSON in its header."""
+
+import hashlib
+import importlib
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesvision.core import Posterior, Storable
+from bayesvision.files import read_tensors, write_tensors
+
+__all__ = ["Shipped", "describe", "load", "pretrained", "save", "shipped"]
+
+FORMAT = 1
+POSTERIORS = {  # the method's name in the header -> where its posterior is
+    "PFN": ("bayesvision.methods.pfn", "PFNPosterior"),
+    "GP": ("bayesvision.baselines.gp", "GPPosterior"),
+}
+
+
+class Shipped(NamedTuple):
+    """A checkpoint that comes with the package."""
+
+    file: str
+    sha256: str
+    summary: str
+
+
+def save(posterior: Storable, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    """Write a posterior, with what it was conditioned on, to `path`; the file appears whole or not at all.
+
+    Args:
+        dtype: store the floating-point weights in this type (float16 halves the file); as they are when left out.
+
+    Raises:
+        TypeError: the posterior is not made of data alone, like one of an arbitrary program.
+    """
+    if not isinstance(posterior, Storable):
+        raise TypeError(f"{type(posterior).__name__} cannot be kept in a file: it is not made of data alone")
+    tensors, header = posterior.export()
+    if dtype is not None:
+        narrow = {k for k, v in tensors.items() if v.dtype == torch.float32 and v.ndim > 1}  # borders and context stay
+        tensors = {k: v.to(dtype) if k in narrow else v for k, v in tensors.items()}
+    from bayesvision import __version__
+
+    write_tensors(path, tensors, {"format": FORMAT, "version": __version__, **header})
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Posterior:
+    """The posterior in a file that `save` wrote; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, cut short, of a newer format or an unknown method, or tensors that do not fit.
+    """
+    tensors, header = read_tensors(path)
+    try:
+        return _restore(tensors, header).to(device)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _restore(tensors: dict[str, Tensor], header: dict[str, Any]) -> Posterior:
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"the format is {header.get('format')!r} and this version of bayesvision reads {FORMAT}; "
+            f"it was written by version {header.get('version')!r}, so install that or a newer one"
+        )
+    if header.get("method") not in POSTERIORS:
+        raise ValueError(f"the method is {header.get('method')!r}, which is none of {', '.join(POSTERIORS)}")
+    module, name = POSTERIORS[header["method"]]
+    return getattr(importlib.import_module(module), name).restore(tensors, header)
+
+
+def shipped() -> dict[str, Shipped]:
+    """The checkpoints that come with the package, by name."""
+    index = resources.files("bayesvision.pretrained").joinpath("index.json").read_text(encoding="utf-8")
+    return {name: Shipped(**entry) for name, entry in json.loads(index).items()}
+
+
+def shipped_file(name: str) -> Path:
+    """Path of a shipped checkpoint, its SHA-256 checked.
+
+    Raises:
+        ValueError: an unknown name, or a file that is not the one that was shipped.
+    """
+    known = shipped()
+    if name not in known:
+        raise ValueError(f"name must be one of {', '.join(known)}, got {name!r}; for a file of your own use load(path)")
+    path = Path(str(resources.files("bayesvision.pretrained").joinpath(known[name].file)))
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; install bayesvision again")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != known[name].sha256:
+        raise ValueError(f"{path} was changed: its SHA-256 is {found}, not {known[name].sha256}; install again")
+    return path
+
+
+def pretrained(name: str, device: str | torch.device = "cpu") -> Posterior:
+    """A shipped posterior, ready to predict; read from the package, never downloaded.
+
+    Raises:
+        ValueError: an unknown name, or a file that is not the one that was shipped.
+    """
+    return load(shipped_file(name), device)
+
+
+def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """The header of a checkpoint, given by its file or by its shipped name.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `load` and `pretrained`.
+    """
+    path = shipped_file(str(source)) if str(source) in shipped() else Path(source)
+    return read_tensors(path)[1]

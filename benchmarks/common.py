@@ -1,0 +1,45 @@
+"""What the benchmarks share: the machine they ran on, and results written whole or not at all."""
+
+import datetime
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+DATA = Path(os.environ.get("BAYESVISION_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def machine() -> dict[str, Any]:
+    """Date, processor, threads and versions."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "processor": model,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def write(name: str, results: dict[str, Any]) -> None:
+    """Write `results` with the machine's description to results/NAME.json."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    temporary.replace(path)
+    print(f"wrote {path}")
+
+
+def mean_and_error(values: Any) -> tuple[float, float]:
+    """Mean and standard error over the first axis."""
+    values = np.asarray(values, dtype=float)
+    return round(float(values.mean()), 5), round(float(values.std(ddof=1) / len(values) ** 0.5), 5)

@@ -1,0 +1,294 @@
+"""Pyro programs: any of them as a prior, and our own priors as programs for Markov chain Monte Carlo."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from jaxtyping import Float
+from pyro import poutine
+from pyro.poutine.util import prune_subsample_sites
+from torch import Generator, Tensor
+
+from priors.designs import check_counts
+from priors.kernels import correlation, gram, scaled_distance
+from priors.networks import RandomNetwork
+from priors.regression import BayesianLinear, GaussianProcess, GaussianProcessMixture
+from priors.task import Task
+
+__all__ = [
+    "LinearProgram",
+    "NetworkProgram",
+    "ProcessMixtureProgram",
+    "ProcessProgram",
+    "PyroPrior",
+]
+
+JITTER = 1e-6  # of the output variance, where a covariance without noise is factorised
+CELLS = 4_000_000  # numbers of one block of covariance matrices: bounds the memory of predictive
+HINT = (
+    "write it so that a batch axis may stand to the left of every draw: one `with pyro.plate('rows', rows)` around the "
+    "draws of each row, event axes through .to_event(1), sums over the last axis, and no torch.rand"
+)
+
+Draws = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class PyroPrior:
+    """Any pyro program as a prior: `program(rows)` returns x [rows, features] and y [rows].
+
+    A whole batch of data sets is one run of the program under an outer plate, so it has to broadcast:
+
+        def program(rows):
+            slope = pyro.sample("slope", dist.Normal(0, 1))
+            with pyro.plate("rows", rows):
+                x = pyro.sample("x", dist.Uniform(0, 1))
+                y = pyro.sample("y", dist.Normal(slope * x, 0.1))
+            return x.unsqueeze(-1), y
+
+    Args:
+        program: draws one data set.
+        max_plate_nesting: greatest number of nested plates in it.
+
+    Raises:
+        ValueError: `max_plate_nesting` is not a positive integer.
+        TypeError: `program` cannot be called.
+    """
+
+    program: Callable[[int], tuple[Tensor, Tensor]]
+    max_plate_nesting: int = 1
+
+    def __post_init__(self) -> None:
+        check_counts(max_plate_nesting=self.max_plate_nesting)
+        if not callable(self.program):
+            raise TypeError(f"program must be a function of the number of rows, got {type(self.program).__name__}")
+
+    def __repr__(self) -> str:
+        name = getattr(self.program, "__qualname__", None)  # without the address, the same in every process
+        program = repr(self.program) if name is None else f"{self.program.__module__}.{name}"
+        return f"PyroPrior(program={program}, max_plate_nesting={self.max_plate_nesting})"
+
+    def sample(self, batch: int, rows: int, *, generator: Generator) -> Task:
+        """Draw `batch` data sets of `rows` rows; `theta` holds the sites that are outside every plate of the program.
+
+        Raises:
+            ValueError: the program does not broadcast, or returns other shapes.
+        """
+        check_counts(batch=batch, rows=rows)
+        plated = pyro.plate("data sets", batch, dim=-1 - self.max_plate_nesting)(self.program)
+        try:
+            with _seeded_by(generator), poutine.block():
+                trace = poutine.trace(plated).get_trace(rows)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(f"the program failed with a batch of {batch} data sets ({error}); {HINT}") from error
+        value = trace.nodes["_RETURN"]["value"]
+        if not (isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, Tensor) for v in value)):
+            raise ValueError(f"the program must return two tensors (x, y), got {type(value).__name__}")
+        x, y = value
+        if x.ndim != 3 or x.shape[:2] != (batch, rows) or y.shape != (batch, rows):
+            raise ValueError(
+                f"with a batch axis the program must return x [{batch}, {rows}, features] and y [{batch}, {rows}], "
+                f"got {list(x.shape)} and {list(y.shape)}; {HINT}"
+            )
+        return Task(x.to(generator.device), y.to(generator.device), _globals(trace, batch), self)
+
+
+@contextlib.contextmanager
+def _seeded_by(generator: Generator) -> Iterator[None]:
+    """Run a block with torch and pyro seeded from `generator`, and put their global state back afterwards."""
+    seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+    store = pyro.get_param_store()
+    with torch.random.fork_rng(), store.scope(store.get_state()), generator.device, torch.no_grad():
+        torch.manual_seed(seed)
+        yield
+
+
+def _globals(trace: Any, batch: int) -> Draws:
+    theta = {}
+    for name, site in prune_subsample_sites(trace).nodes.items():
+        if site["type"] != "sample" or site["is_observed"] or len(site["cond_indep_stack"]) != 1:
+            continue
+        event = site["value"].shape[site["value"].ndim - site["fn"].event_dim :]
+        theta[name] = site["value"].reshape(batch, *event)
+    return theta
+
+
+# Programs of our own priors. Called with x and y, each is a pyro model whose observed site is "y"; `predictive` gives the
+# law of y at new rows for every posterior draw.
+
+
+@dataclass(frozen=True)
+class LinearProgram:
+    """`BayesianLinear` as a pyro model with the latent sites `weights` and `intercept`."""
+
+    prior: BayesianLinear
+
+    def __call__(self, x: Float[Tensor, "n features"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        zero, prior = x.new_zeros(()), self.prior
+        weights = pyro.sample(
+            "weights", dist.Normal(zero, math.sqrt(prior.weight_variance)).expand([x.shape[-1]]).to_event(1)
+        )
+        intercept = pyro.sample("intercept", dist.Normal(zero, math.sqrt(prior.intercept_variance)))
+        with pyro.plate("rows", x.shape[-2]):
+            return pyro.sample("y", dist.Normal(x @ weights + intercept, math.sqrt(prior.noise)), obs=y)
+
+    def predictive(
+        self,
+        draws: Draws,
+        x_seen: Float[Tensor, "n features"],
+        y_seen: Float[Tensor, " n"],
+        x: Float[Tensor, "m features"],
+    ) -> tuple[Float[Tensor, "draws m"], Float[Tensor, "draws m"]]:
+        """Mean and standard deviation of y at the rows of `x` for every draw: x w + intercept, and sqrt(noise)."""
+        mean = draws["weights"] @ x.mT + draws["intercept"].unsqueeze(-1)
+        return mean, torch.full_like(mean, math.sqrt(self.prior.noise))
+
+
+@dataclass(frozen=True)
+class NetworkProgram:
+    """`RandomNetwork` for regression as a pyro model with the latent sites `weight0`, `bias0`, `weight1`, ..."""
+
+    prior: RandomNetwork
+
+    def __call__(self, x: Float[Tensor, "n features"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        theta, normal = {}, dist.Normal(x.new_zeros(()), x.new_ones(()))
+        for k, shape in enumerate(self.prior.shapes(x.shape[-1])):
+            theta[f"weight{k}"] = pyro.sample(f"weight{k}", normal.expand(shape).to_event(2))
+            theta[f"bias{k}"] = pyro.sample(f"bias{k}", normal.expand(shape[1:]).to_event(1))
+        mean = self.prior.function(x, theta).squeeze(-1)
+        with pyro.plate("rows", x.shape[-2]):
+            return pyro.sample("y", dist.Normal(mean, math.sqrt(self.prior.noise)), obs=y)
+
+    def predictive(
+        self,
+        draws: Draws,
+        x_seen: Float[Tensor, "n features"],
+        y_seen: Float[Tensor, " n"],
+        x: Float[Tensor, "m features"],
+    ) -> tuple[Float[Tensor, "draws m"], Float[Tensor, "draws m"]]:
+        """Mean and standard deviation of y at the rows of `x` for every draw: f(x), and sqrt(noise)."""
+        mean = self.prior.function(x, draws).squeeze(-1)
+        return mean, torch.full_like(mean, math.sqrt(self.prior.noise))
+
+
+@dataclass(frozen=True)
+class ProcessProgram:
+    """`GaussianProcess` as a pyro model with the latent site `z` [rows], f = L z at the rows seen.
+
+    L L^T = k(x, x) + 1e-6 variance I: without the jitter the covariance of the noise-free function has no Cholesky factor.
+    """
+
+    prior: GaussianProcess
+
+    def _factor(self, x: Float[Tensor, "n features"]) -> Float[Tensor, "n n"]:
+        covariance = self.prior.covariance(x, x)
+        return torch.linalg.cholesky(covariance + JITTER * torch.diag(self.prior.variance(x)))
+
+    def __call__(self, x: Float[Tensor, "n features"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), x.new_ones(())).expand([x.shape[-2]]).to_event(1))
+        with pyro.plate("rows", x.shape[-2]):
+            return pyro.sample("y", dist.Normal(self._factor(x) @ z, math.sqrt(self.prior.noise)), obs=y)
+
+    def predictive(
+        self,
+        draws: Draws,
+        x_seen: Float[Tensor, "n features"],
+        y_seen: Float[Tensor, " n"],
+        x: Float[Tensor, "m features"],
+    ) -> tuple[Float[Tensor, "draws m"], Float[Tensor, "draws m"]]:
+        """Mean and standard deviation of y at the rows of `x` for every draw.
+
+        With A = L^{-1} k(x, x'), f(x') given f = L z is N(A^T z, k(x', x') - A^T A).
+        """
+        half = torch.linalg.solve_triangular(self._factor(x_seen), self.prior.covariance(x_seen, x), upper=False)
+        variance = (self.prior.variance(x) - half.square().sum(-2)).clamp(min=0) + self.prior.noise
+        mean = draws["z"] @ half
+        return mean, variance.sqrt().expand(mean.shape)
+
+
+@dataclass(frozen=True)
+class ProcessMixtureProgram:
+    """`GaussianProcessMixture` as a pyro model with the latent sites `lengthscale`, `noise` and, in the recipe
+    `gamma`, `variance`; the function and the kernel are integrated out.
+
+    p(y | x, hyper-parameters) = mean over the kernels of N(y; 0, variance k(x, x) + noise I). The prior raises small draws to
+    a floor (noise to 1e-4). Here the sites are the draws before that, and the likelihood applies the same floor to
+    them, so that the law of y is the prior's own.
+    """
+
+    prior: GaussianProcessMixture
+
+    def __call__(self, x: Float[Tensor, "n features"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        one, features = x.new_ones(()), x.shape[-1]
+        if self.prior.recipe == "botorch":
+            location = (math.sqrt(2) + math.log(features) / 2) * one
+            length = dist.LogNormal(location, math.sqrt(3)).expand([features]).to_event(1)
+            sites = {"lengthscale": length, "noise": dist.LogNormal(-4 * one, 1.0)}
+        else:
+            sites = {
+                "lengthscale": dist.Gamma(3 * one, 6.0),
+                "noise": dist.Gamma(1.1 * one, 0.05),
+                "variance": dist.Gamma(0.5 * one, 0.15),
+            }
+        draws = {name: pyro.sample(name, law) for name, law in sites.items()}
+        covariance = self._covariance(draws, x, x) + _diagonal(self._noise(draws), x)
+        normals = dist.MultivariateNormal(x.new_zeros(x.shape[-2]), scale_tril=torch.linalg.cholesky(covariance))
+        kernels = dist.Categorical(logits=x.new_zeros(len(self.prior.kernels)))
+        return pyro.sample("y", dist.MixtureSameFamily(kernels, normals), obs=y)
+
+    def predictive(
+        self,
+        draws: Draws,
+        x_seen: Float[Tensor, "n features"],
+        y_seen: Float[Tensor, " n"],
+        x: Float[Tensor, "m features"],
+    ) -> tuple[Float[Tensor, "draws m"], Float[Tensor, "draws m"]]:
+        """Mean and standard deviation of y at the rows of `x` for every draw, by exact conditioning.
+
+        The kernel of each draw is drawn from p(kernel | hyper-parameters, x, y), with random numbers of a fixed seed.
+        """
+        count = len(draws["noise"])
+        source = Generator().manual_seed(0)
+        levels = torch.rand(count, 1, generator=source, dtype=torch.float64).to(x)
+        block = max(1, CELLS // (len(self.prior.kernels) * len(x_seen) * max(len(x_seen), len(x))))
+        parts = [
+            self._condition({k: v[i : i + block] for k, v in draws.items()}, levels[i : i + block], x_seen, y_seen, x)
+            for i in range(0, count, block)
+        ]
+        means, stddevs = zip(*parts, strict=True)
+        return torch.cat(means), torch.cat(stddevs)
+
+    def _condition(
+        self, draws: Draws, levels: Tensor, x_seen: Tensor, y_seen: Tensor, x: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        noise = self._noise(draws)
+        factor = torch.linalg.cholesky(self._covariance(draws, x_seen, x_seen) + _diagonal(noise, x_seen))
+        z = torch.linalg.solve_triangular(factor, y_seen.unsqueeze(-1), upper=False)
+        evidence = -z.squeeze(-1).square().sum(-1) / 2 - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        below = evidence.softmax(-1).cumsum(-1)[..., :-1]
+        kernel = (levels > below).sum(-1).reshape(-1, 1, 1, 1)
+        factor, z = (v.take_along_dim(kernel, 1).squeeze(1) for v in (factor, z))
+        cross = self._covariance(draws, x_seen, x).take_along_dim(kernel, 1).squeeze(1)
+        half = torch.linalg.solve_triangular(factor, cross, upper=False)
+        variance = (self._variance(draws).unsqueeze(-1) - half.square().sum(-2)).clamp(min=0) + noise.unsqueeze(-1)
+        return (half.mT @ z).squeeze(-1), variance.sqrt()
+
+    def _noise(self, draws: Draws) -> Float[Tensor, "*draws"]:
+        return draws["noise"].clamp(min=1e-4)
+
+    def _variance(self, draws: Draws) -> Float[Tensor, "*draws"]:
+        return draws["variance"].clamp(min=1e-4) if "variance" in draws else torch.ones_like(draws["noise"])
+
+    def _covariance(self, draws: Draws, a: Tensor, b: Tensor) -> Float[Tensor, "*draws kernels n m"]:
+        length = draws["lengthscale"]
+        length = length.unsqueeze(-1) if self.prior.recipe == "botorch" else length.clamp(min=1e-3).reshape(-1, 1, 1)
+        raise NotImplementedError
+
+
+def _diagonal(noise: Float[Tensor, "*draws"], x: Float[Tensor, "n features"]) -> Float[Tensor, "*draws 1 n n"]:
+    return noise[..., None, None, None] * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)

@@ -29,7 +29,14 @@ _HOMES = {
     "Train": "bayesvision.training",
 }
 _MODULES = ("distributions", "metrics", "plots")
-_EXTRAS = {"gpytorch": "gp", "linear_operator": "gp", "pyro": "mcmc", "arviz": "mcmc", "sklearn": "sklearn", "pandas": "frame"}
+_EXTRAS = {
+    "gpytorch": "gp",
+    "linear_operator": "gp",
+    "pyro": "mcmc",
+    "arviz": "mcmc",
+    "sklearn": "sklearn",
+    "pandas": "frame",
+}
 
 __all__ = [*_HOMES, *_MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
 

@@ -38,17 +38,30 @@ def save(posterior: Storable, path: str | os.PathLike[str], dtype: torch.dtype |
         dtype: store the floating-point weights in this type (float16 halves the file); as they are when left out.
 
     Raises:
+        ValueError: `dtype` is not a floating-point type.
         TypeError: the posterior is not made of data alone, like one of an arbitrary program.
     """
     if not isinstance(posterior, Storable):
         raise TypeError(f"{type(posterior).__name__} cannot be kept in a file: it is not made of data alone")
     tensors, header = posterior.export()
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type such as torch.float16, got {dtype}")
     if dtype is not None:
         narrow = {k for k, v in tensors.items() if v.dtype == torch.float32 and v.ndim > 1}  # borders and context stay
         tensors = {k: v.to(dtype) if k in narrow else v for k, v in tensors.items()}
     from bayesvision import __version__
 
-    write_tensors(path, tensors, {"format": FORMAT, "version": __version__, **header})
+    header = {"format": FORMAT, "version": __version__, **header}
+    write_tensors(path, tensors, {**header, "sha256": _digest(tensors, header)})
+
+
+def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
+    """SHA-256 over everything in a file: safetensors has no checksum of its own."""
+    content = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Posterior:
@@ -56,12 +69,15 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Po
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, cut short, of a newer format or an unknown method, or tensors that do not fit.
+        ValueError: not such a file, damaged, of a newer format or an unknown method, or tensors that do not fit.
+        ImportError: the method needs an extra that is not installed.
     """
     tensors, header = read_tensors(path)
     try:
         return _restore(tensors, header).to(device)
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+    except KeyError as error:
+        raise ValueError(f"{path}: the file lacks {error}; save it again") from None
+    except (TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
@@ -73,6 +89,12 @@ def _restore(tensors: dict[str, Tensor], header: dict[str, Any]) -> Posterior:
         )
     if header.get("method") not in POSTERIORS:
         raise ValueError(f"the method is {header.get('method')!r}, which is none of {', '.join(POSTERIORS)}")
+    known = header.pop("sha256", None)
+    if known is not None and known != _digest(tensors, header):
+        raise ValueError("the file is damaged: its content is not what was saved; copy it anew or save it again")
+    import bayesvision
+
+    getattr(bayesvision, header["method"])  # an ImportError that names the extra, if one is missing
     module, name = POSTERIORS[header["method"]]
     return getattr(importlib.import_module(module), name).restore(tensors, header)
 

@@ -79,8 +79,12 @@ def _show(title: str, columns: list[str], rows: list[list[str]]) -> None:
 @click.option("--plot", type=FILE, help="Draw the predictions into this picture (png, pdf or svg).")
 @click.option("--model", default="pfn-gp", show_default=True, help="A shipped name or a checkpoint file.")
 @click.option("--compare", default="", metavar="NAMES", help="Also fit these baselines: gp, nuts (comma-separated).")
-@click.option("--mass", type=click.FloatRange(0, 1, True, True), default=0.9, show_default=True, help="Of the interval.")
-@click.option("--subsample", is_flag=True, help="Condition on a random subset if TRAIN has more rows than the model takes.")
+@click.option(
+    "--mass", type=click.FloatRange(0, 1, True, True), default=0.9, show_default=True, help="Of the interval."
+)
+@click.option(
+    "--subsample", is_flag=True, help="Condition on a random subset if TRAIN has more rows than the model takes."
+)
 @click.option("--keep-duplicates", is_flag=True, help="Accept rows of TRAIN that repeat another one exactly.")
 @click.option("--seed", default=0, show_default=True, help="Of the hold-out, the subset and the baselines.")
 def predict(
@@ -109,10 +113,10 @@ def predict(
         if not path.absolute().parent.is_dir():
             raise ValueError(f"the folder {path.parent} does not exist; make it first")
     table = read_csv(train)
-    _check_table(train, table, target, keep_duplicates)
-    seen, y, unseen, truth = _split_rows(train, table, target, test, seed)
+    _check_table(table, target, keep_duplicates)
+    seen, y, unseen, truth = _split_rows(table, target, test, seed)
     posterior = _open(model)
-    seen, y = _limit(seen, y, posterior, subsample, seed, train)
+    seen, y = _limit(seen, y, posterior, subsample, seed)
 
     results: dict[str, tuple[Predictive, float]] = {}
     with _waiting("PFN"):
@@ -130,47 +134,48 @@ def predict(
         click.echo(f"wrote {path}")
 
 
-def _check_table(path: Path, table: "Table", target: str, keep_duplicates: bool) -> None:
+def _check_table(table: "Table", target: str, keep_duplicates: bool) -> None:
     import numpy as np
 
     _, y = table.split(target)
     if len(y) < 2:
-        raise ValueError(f"{path}: one row; at least two are needed to learn a scale")
+        raise ValueError(f"{table.source}: one row; at least two are needed to learn a scale")
     if (y == y[0]).all():
-        raise ValueError(f"{path}: column {target!r} is {y[0]:g} in every row; there is nothing to predict")
+        raise ValueError(f"{table.source}: column {target!r} is {y[0]:g} in every row; there is nothing to predict")
     _, first, counts = np.unique(table.values, axis=0, return_index=True, return_counts=True)
     if (counts > 1).any() and not keep_duplicates:
         row = table.values[first[counts > 1][0]]
         lines = (np.flatnonzero((table.values == row).all(1)) + 2)[:2]
         raise ValueError(
-            f"{path}: lines {lines[0]} and {lines[1]} are the same ({int((counts - 1).sum())} repeated rows in all); "
+            f"{table.source}: lines {lines[0]} and {lines[1]} are the same "
+            f"({int((counts - 1).sum())} repeated rows in all); "
             "drop them, or pass --keep-duplicates if they are separate measurements"
         )
 
 
 def _split_rows(
-    path: Path, table: "Table", target: str, test: Path | None, seed: int
+    table: "Table", target: str, test: Path | None, seed: int
 ) -> "tuple[Table, np.ndarray, Table, np.ndarray | None]":
     import numpy as np
 
-    from bayesvision.tables import Table, read_csv
+    from bayesvision.tables import read_csv
 
     x, y = table.split(target)
     if test is None:
         if len(y) < 5:
-            raise ValueError(f"{path}: {len(y)} rows are too few to hold a fifth out; give rows to predict with --test")
+            raise ValueError(
+                f"{table.source}: {len(y)} rows are too few to hold a fifth out; give rows to predict with --test"
+            )
         order = np.random.default_rng(seed).permutation(len(y))
         held, kept = order[: len(y) // 5], order[len(y) // 5 :]
         if (y[kept] == y[kept][0]).all():
-            raise ValueError(f"{path}: column {target!r} is constant in the rows that are kept; give --test instead")
-        return Table(x.columns, x.values[kept]), y[kept], Table(x.columns, x.values[held]), y[held]
+            raise ValueError(
+                f"{table.source}: column {target!r} is constant in the rows that are kept; give --test instead"
+            )
+        return x.rows(kept), y[kept], x.rows(held), y[held]
     new = read_csv(test)
-    try:
-        values = new.select(x.columns)
-    except ValueError as error:
-        raise ValueError(f"{test}: {error}") from None
     truth = new.values[:, new.columns.index(target)] if target in new.columns else None
-    return x, y, Table(x.columns, values), truth
+    return x, y, new.select(x.columns), truth
 
 
 def _open(model: str) -> Any:
@@ -184,25 +189,27 @@ def _open(model: str) -> Any:
     return load(model)
 
 
-def _limit(
-    seen: "Table", y: "np.ndarray", posterior: Any, subsample: bool, seed: int, path: Path
-) -> "tuple[Table, np.ndarray]":
+def _limit(seen: "Table", y: "np.ndarray", posterior: Any, subsample: bool, seed: int) -> "tuple[Table, np.ndarray]":
     import numpy as np
 
     from bayesvision.methods.pfn import PFNPosterior
-    from bayesvision.tables import Table
 
     if not isinstance(posterior, PFNPosterior) or posterior.method.classes is not None:
         raise ValueError("--model must be a PFN for regression")
-    limit = posterior.method.context
+    limit, most = posterior.method.context, posterior.method.features
+    if len(seen.columns) > most:
+        raise ValueError(
+            f"{seen.source}: {len(seen.columns)} columns to learn from, and the model was trained for at most {most}; "
+            "keep the most useful ones, or pretrain a model with more features"
+        )
     if len(y) > limit and not subsample:
         raise ValueError(
-            f"{path}: {len(y)} rows to learn from, and the model was trained for at most {limit}; pass --subsample to "
-            "use a random subset, or pretrain a model with a larger context"
+            f"{seen.source}: {len(y)} rows to learn from, and the model was trained for at most {limit}; "
+            "pass --subsample to use a random subset, or pretrain a model with a larger context"
         )
     if len(y) > limit:
         kept = np.random.default_rng(seed).permutation(len(y))[:limit]
-        return Table(seen.columns, seen.values[kept]), y[kept]
+        return seen.rows(kept), y[kept]
     return seen, y
 
 
@@ -297,6 +304,7 @@ def _plot(
     from matplotlib.figure import Figure
 
     from bayesvision import plots
+    from bayesvision.core import Data
     from bayesvision.files import replacing
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -304,14 +312,17 @@ def _plot(
     if len(seen.columns) == 1:
         both = np.concatenate([seen.values[:, 0], unseen.values[:, 0]])
         grid = np.linspace(both.min(), both.max(), 300)
-        axes = plots.predictive_band(posterior.predict(grid), grid, (seen.values[:, 0], y), ax=figure.subplots())
+        axes = plots.predictive_band(posterior.predict(grid), grid, Data(seen.values, y), ax=figure.subplots())
         axes.set(xlabel=seen.columns[0], ylabel=target)
     elif truth is not None:
         left, right = figure.subplots(1, 2)
         plots.predicted_against_actual(predictive, truth, ax=left).set(title=target)
         plots.calibration_curve({name: result[0] for name, result in results.items()}, truth, ax=right)
     else:
-        plots.sorted_predictions(predictive, ax=figure.subplots()).set(ylabel=target)
+        rank = predictive.quantile(0.5).argsort().argsort()
+        plots.predictive_band(predictive, rank, ax=figure.subplots()).set(
+            xlabel="rows by predicted median", ylabel=target
+        )
     figure.savefig(files.enter_context(replacing(path)), dpi=150)
 
 
@@ -342,11 +353,23 @@ class _Both:
 @contextlib.contextmanager
 def _training_log(path: Path | None, steps: int) -> "Iterator[_Both]":
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from bayesvision.training import JsonLines
 
-    parts = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]:.4f}")]
+    parts = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    ]
     with Progress(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
         lines = JsonLines(path) if path is not None else None
         yield _Both(_Bar(progress, steps), *([lines] if lines else []))
@@ -396,7 +419,9 @@ def _read_recipe(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{path}: {error}") from None
     sections = {"prior", "pfn", "train"}
     if "prior" not in recipe or set(recipe) - sections:
-        raise ValueError(f"{path}: a recipe has the sections [prior], [pfn] and [train], got {', '.join(recipe) or 'none'}")
+        raise ValueError(
+            f"{path}: a recipe has the sections [prior], [pfn] and [train], got {', '.join(recipe) or 'none'}"
+        )
     return _build_prior(recipe["prior"]), recipe.get("pfn", {}), recipe.get("train", {})
 
 
@@ -417,7 +442,12 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool
     import bayesvision as bv
 
     folder = out.with_name(out.name + ".training")
-    if folder.exists() and not resume and int(os.environ.get("RANK", 0)) == 0 and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if (
+        folder.exists()
+        and not resume
+        and int(os.environ.get("RANK", 0)) == 0
+        and "TORCHELASTIC_RUN_ID" not in os.environ
+    ):
         raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
     train = _construct(bv.Train, {"folder": str(folder), **training}, "[train]")
     method = _construct(bv.PFN, {**fields, "train": train}, "[pfn]")
@@ -457,7 +487,9 @@ def info(checkpoint: str, as_json: bool) -> None:
 
 @main.command(cls=_Command)
 @click.argument("checkpoint")
-@click.option("--tasks", default=20, show_default=True, type=click.IntRange(1), help="Fresh data sets per row of the table.")
+@click.option(
+    "--tasks", default=20, show_default=True, type=click.IntRange(1), help="Fresh data sets per row of the table."
+)
 @click.option("--features", default=1, show_default=True, type=click.IntRange(1), help="Columns of the data sets.")
 @click.option("--rows", default="10,30", show_default=True, help="Context sizes, comma-separated.")
 @click.option("--nuts/--no-nuts", default=True, show_default=True, help="Run NUTS too.")
@@ -503,17 +535,25 @@ def _validation(
         fits = {} if exact else {"GP, MLE-II": lambda a, b: bv.GP(seed=seed).fit(bv.Data(a, b))}
         if nuts:
             program = prior.program()
-            fits["NUTS"] = lambda a, b, program=program: bv.MCMC(program, warmup=100, draws=100, chains=1, seed=seed).fit(bv.Data(a, b))
+            fits["NUTS"] = lambda a, b, program=program: bv.MCMC(
+                program, warmup=100, draws=100, chains=1, seed=seed
+            ).fit(bv.Data(a, b))
         for name, fit in fits.items():
             with _waiting(f"{name}, {tasks} data sets of {rows} rows"):
                 start = time.perf_counter()
-                found = [-fit(a, b).predict(c).log_prob(d.to(c)).mean() for a, b, c, d in zip(x, y, new, truth, strict=True)]
+                found = [
+                    -fit(a, b).predict(c).log_prob(d.to(c)).mean() for a, b, c, d in zip(x, y, new, truth, strict=True)
+                ]
                 seconds[name] = (time.perf_counter() - start) / tasks
             losses[name] = torch.stack(found).detach()
         for name, loss in losses.items():
             gap = losses["PFN"].double() - loss.double()
             error = gap.std() / tasks**0.5 if tasks > 1 else gap.new_zeros(())
-            cells = ["", "1"] if name == "PFN" else [f"{gap.mean():+.3f} ± {error:.3f}", f"{seconds[name] / seconds['PFN']:,.0f}"]
+            cells = (
+                ["", "1"]
+                if name == "PFN"
+                else [f"{gap.mean():+.3f} ± {error:.3f}", f"{seconds[name] / seconds['PFN']:,.0f}"]
+            )
             lines.append([str(rows), name, f"{loss.mean():.3f}", cells[0], f"{seconds[name]:.2g}", cells[1]])
     columns = ["context rows", "model", "NLL", "PFN minus model", "s / data set", "times slower"]
     return f"{tasks} fresh data sets of {type(prior).__name__} per row, {queries} queries each", columns, lines

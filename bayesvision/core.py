@@ -2,6 +2,8 @@
 
 import copy
 import dataclasses
+import inspect
+import re
 import sys
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
@@ -26,6 +28,7 @@ __all__ = [
     "Storable",
     "check_classes",
     "check_inputs",
+    "check_prior",
     "check_targets",
     "columns_of",
     "describe",
@@ -43,6 +46,7 @@ class Data(NamedTuple):
     y: Any = None
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a prior draws: inputs `x` [batch, rows, features] and targets `y` [batch, rows]."""
 
@@ -61,6 +65,7 @@ class Prior(Protocol):
         ...
 
 
+@runtime_checkable
 class Log(Protocol):
     """Anything that records metrics: `bayesvision.training.JsonLines`, a progress bar, an experiment tracker."""
 
@@ -88,6 +93,7 @@ class Conditionable(Posterior):
         """A new posterior that has seen the rows (x, y) too; `self` is left as it was."""
 
 
+@runtime_checkable
 class Joint(Protocol):
     """A posterior that knows the joint law of several targets."""
 
@@ -96,6 +102,7 @@ class Joint(Protocol):
         ...
 
 
+@runtime_checkable
 class Latent(Protocol):
     """A posterior over latent variables."""
 
@@ -144,7 +151,25 @@ def describe(value: Any) -> Any:
         return {"name": type(value).__name__, **fields}
     if isinstance(value, list | tuple):
         return [describe(v) for v in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))  # an address would differ from run to run
+
+
+def check_prior(source: Any) -> Prior:
+    """The prior `source`, if it is one.
+
+    Raises:
+        TypeError: it is a class, or has no method `sample(batch, rows, *, generator)`.
+    """
+    try:
+        inspect.signature(source.sample).bind(1, 1, generator=None)
+    except (AttributeError, TypeError, ValueError):
+        got = f"the class {source.__name__}" if isinstance(source, type) else type(source).__name__
+        raise TypeError(
+            f"source must be a prior, an object with a method sample(batch, rows, *, generator), got {got}"
+        ) from None
+    return source
 
 
 def columns_of(x: Any) -> tuple[str, ...] | None:
@@ -154,14 +179,22 @@ def columns_of(x: Any) -> tuple[str, ...] | None:
 
 
 def _to_tensor(name: str, value: Any) -> Tensor:
-    if isinstance(value, Tensor):
-        return value
+    """A dense real tensor that shares no memory with `value`, so that later changes there reach no posterior."""
+    tensor = value.clone() if isinstance(value, Tensor) else _of_array(name, value)
+    if tensor.is_complex() or tensor.layout != torch.strided:
+        raise ValueError(f"{name} must be real and dense, got {tensor.dtype} with the layout {tensor.layout}")
+    return tensor
+
+
+def _of_array(name: str, value: Any) -> Tensor:
     try:
-        array = np.asarray(value)
-        if array.dtype == object:  # a frame of mixed number types
+        array = np.array(value, order="C")
+        if array.dtype == object and any(isinstance(entry, str) for entry in array.flat):
+            raise ValueError("text")
+        if array.dtype.kind == "O" or array.dtype == np.longdouble:  # a frame of mixed number types, say
             array = array.astype(np.float64)
-        return torch.as_tensor(np.ascontiguousarray(array))
-    except (TypeError, ValueError) as error:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise ValueError(
             f"{name} must hold numbers, got {type(value).__name__} with other values ({error}); "
             "encode text and categories as numbers first"
@@ -171,7 +204,7 @@ def _to_tensor(name: str, value: Any) -> Tensor:
 def _check_finite(name: str, value: Tensor) -> None:
     if not value.is_floating_point():
         return
-    bad = ~(value.abs() <= LARGEST)
+    bad = ~(value.isfinite() & (value.abs() <= LARGEST))  # in half precision LARGEST itself is infinite
     if bad.any():
         place = [int(i) for i in bad.nonzero()[0]]
         raise ValueError(
@@ -183,26 +216,29 @@ def _check_finite(name: str, value: Tensor) -> None:
 def check_inputs(
     x: Any, features: int | None = None, columns: tuple[str, ...] | None = None, name: str = "x"
 ) -> Float[Tensor, "*batch rows features"]:
-    """Inputs as a floating-point tensor [*batch, rows, features]; a vector counts as one feature.
+    """Inputs as a floating-point tensor [*batch, rows, features] of their own; a vector counts as one feature.
+
+    The columns of a frame are put in the order of `columns`.
 
     Raises:
         ValueError: not numbers, NaN or infinite, no rows, or not the expected columns.
     """
     given = columns_of(x)
+    if given is not None and len(set(given)) < len(given):
+        raise ValueError(f"{name} has two columns of the same name; rename one of {list(given)}")
     if columns is not None and given is not None:
-        missing = [c for c in columns if c not in given]
-        if missing:
-            raise ValueError(f"{name} lacks the columns {missing} that were seen before; it has {list(given)}")
-        x = x[[c for c in x.columns if str(c) in columns]]
-        x = x[sorted(x.columns, key=lambda c: columns.index(str(c)))]
+        missing, unknown = [c for c in columns if c not in given], [c for c in given if c not in columns]
+        if missing or unknown:
+            raise ValueError(
+                f"{name} must have the columns {list(columns)} as seen before; it lacks {missing} and has {unknown}"
+            )
+        x = x.iloc[:, [given.index(c) for c in columns]]
     value = _to_tensor(name, x)
-    if value.is_complex():
-        raise ValueError(f"{name} must be real, got {value.dtype}")
     value = value if value.is_floating_point() else value.double()
     value = value.unsqueeze(-1) if value.ndim == 1 else value
     if value.ndim < 2:
         raise ValueError(f"{name} must have the shape [rows, features], got {tuple(value.shape)}")
-    if value.shape[-2] == 0 or value.shape[-1] == 0:
+    if value.numel() == 0:
         raise ValueError(f"{name} must have at least one row and one column, got the shape {tuple(value.shape)}")
     if features is not None and value.shape[-1] != features:
         raise ValueError(f"{name} must have {features} columns as seen before, got {value.shape[-1]}")
@@ -214,22 +250,31 @@ def _check_rows(y: Any, x: Tensor, name: str) -> Tensor:
     value = _to_tensor(name, y).to(x.device)
     value = value.squeeze(-1) if value.ndim == x.ndim and value.shape[-1] == 1 else value
     if value.shape != x.shape[:-1]:
-        raise ValueError(f"{name} must have one value for each row of x, {tuple(x.shape[:-1])}, got {tuple(value.shape)}")
+        raise ValueError(
+            f"{name} must have one value for each row of x, {tuple(x.shape[:-1])}, got {tuple(value.shape)}"
+        )
     return value
 
 
-def check_targets(y: Any, x: Float[Tensor, "*batch rows features"], name: str = "y") -> Float[Tensor, "*batch rows"]:
-    """Regression targets as a floating-point tensor, one for each row of `x`.
+def check_targets(
+    y: Any, x: Float[Tensor, "*batch rows features"], name: str = "y", seen: Tensor | None = None
+) -> Float[Tensor, "*batch rows"]:
+    """Regression targets as a floating-point tensor of their own, one for each row of `x`.
+
+    Args:
+        seen: targets [*batch, earlier] that these join.
 
     Raises:
-        ValueError: wrong shape, NaN or infinite values, or two or more rows that are all the same.
+        ValueError: wrong shape, NaN or infinite values, or two or more rows that are all the same, those seen included.
     """
     value = _check_rows(y, x, name)
     value = value if value.is_floating_point() else value.double()
     _check_finite(name, value)
-    if value.shape[-1] > 1 and (value == value[..., :1]).all(-1).any():
+    whole = value if seen is None else torch.cat([seen.to(value), value], -1)
+    constant = (whole == whole[..., :1]).all(-1)
+    if whole.shape[-1] > 1 and constant.any():
         raise ValueError(
-            f"{name} is constant ({value.flatten()[0].item():g} in all {value.shape[-1]} rows); "
+            f"{name} is constant ({whole[..., 0][constant][0].item():g} in all {whole.shape[-1]} rows); "
             "there is no scale to learn from, so check that this is the target"
         )
     return value
@@ -244,10 +289,10 @@ def check_classes(
         ValueError: wrong shape, or labels other than 0, ..., classes - 1.
     """
     value = _check_rows(y, x, name)
+    _check_finite(name, value)
     if value.is_floating_point() and not (value == value.round()).all():
         raise ValueError(f"{name} must hold whole class numbers, got {value[value != value.round()][0].item()}")
-    value = value.long()
     if (value < 0).any() or (value >= classes).any():
-        low, high = int(value.min()), int(value.max())
-        raise ValueError(f"{name} must hold classes 0 to {classes - 1}, got values from {low} to {high}")
-    return value
+        low, high = value.min().item(), value.max().item()
+        raise ValueError(f"{name} must hold classes 0 to {classes - 1}, got values from {low:g} to {high:g}")
+    return value.long()

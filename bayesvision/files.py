@@ -1,4 +1,4 @@
-"""Reading and writing files that hold data only: tensors as safetensors with JSON in the header, whole or not at all."""
+"""Files that hold data only: tensors as safetensors with JSON in the header, written whole or not at all."""
 
 import contextlib
 import json
@@ -23,11 +23,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if not."""
     target = Path(path)
     temporary = target.with_name(f".{target.stem}-{secrets.token_hex(8)}{target.suffix}")
-    temporary.touch(exist_ok=False)  # not mkstemp, whose files only their owner may read
+    temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode  # as the umask has it; who writes into the file may change it
     try:
         yield temporary
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(mode)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

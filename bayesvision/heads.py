@@ -10,12 +10,18 @@ __all__ = ["BarHead", "CategoricalHead"]
 
 
 class BarHead(nn.Module):
-    """Logits of bars over fixed borders to a `Bar` in the target's units."""
+    """Logits of bars over fixed borders to a `Bar` in the target's units.
+
+    Raises:
+        ValueError: the borders are not one axis.
+    """
 
     borders: Tensor
 
     def __init__(self, borders: Float[Tensor, " edges"]) -> None:
         super().__init__()
+        if borders.ndim != 1:
+            raise ValueError(f"borders must be one axis, got the shape {tuple(borders.shape)}")
         self.register_buffer("borders", borders)
         self.outputs = borders.numel() - 1
 
@@ -25,11 +31,11 @@ class BarHead(nn.Module):
         loc: float | Float[Tensor, "*#batch"] = 0.0,
         scale: float | Float[Tensor, "*#batch"] = 1.0,
     ) -> Bar:
-        """Distribution of loc + scale z, z the target in the network's units; in the wider dtype of `raw` and `scale`."""
+        """Distribution of loc + scale z, z in the network's units; in the widest dtype of `raw`, `scale` and float32."""
+        wide = torch.promote_types(raw.dtype, torch.float32)
         if isinstance(scale, Tensor):
-            wide = torch.promote_types(self.borders.dtype, scale.dtype)
-            return Bar(raw.to(wide), self.borders.to(wide), loc, scale, validate_args=False)
-        return Bar(raw.to(self.borders.dtype), self.borders, loc, scale, validate_args=False)
+            wide = torch.promote_types(wide, scale.dtype)
+        return Bar(raw.to(wide), self.borders.to(wide), loc, scale, validate_args=False)
 
 
 class CategoricalHead(nn.Module):

@@ -87,7 +87,7 @@ def pit(predictive: Continuous, y: Any) -> Float[Tensor, "*batch"]:
         ValueError: targets that do not fit the prediction.
     """
     predictive = _continuous(predictive, "pit", "use expected_calibration_error for classes")
-    return predictive.cdf(_targets(predictive, y))
+    return predictive.cdf(_targets(predictive, y)).clamp(0, 1)  # a mixture's weights may add up to a little over 1
 
 
 def coverage(predictive: Continuous, y: Any, mass: float = 0.9) -> Float[Tensor, ""]:
@@ -140,7 +140,7 @@ def quantile_calibration_error(predictive: Continuous, y: Any, levels: int = 99)
         raise ValueError(f"levels must be at least 1, got {levels}")
     values = pit(predictive, y).double().flatten().sort().values
     nominal = torch.arange(1, levels + 1, dtype=torch.float64, device=values.device) / (levels + 1)
-    empirical = torch.searchsorted(values, nominal, right=True) / values.numel()
+    empirical = torch.searchsorted(values, nominal, right=True).double() / values.numel()
     return (nominal - empirical).abs().mean()
 
 
@@ -161,7 +161,7 @@ def expected_calibration_error(predictive: Discrete, y: Any, bins: int = 15) -> 
     confidence = predictive.class_probs.amax(-1).double().flatten().clamp(max=1)
     index = ((confidence * bins).ceil().long() - 1).clamp(min=0)
     gap = torch.zeros(bins, dtype=torch.float64, device=confidence.device)
-    return gap.index_add(0, index, right.flatten() - confidence).abs().sum() / confidence.numel()
+    return gap.index_add(0, index, right.double().flatten() - confidence).abs().sum() / confidence.numel()
 
 
 def brier(predictive: Discrete, y: Any) -> Float[Tensor, ""]:

@@ -79,7 +79,7 @@ def prior_and_posterior(
         ValueError: more than one column, or x and a prediction differ in length.
     """
     ax = _axes(ax)
-    _band(ax, _continuous(prior_predictive), x, (mass,), MUTED, "prior ", "--", 0.11)
+    _band(ax, _continuous(prior_predictive), x, (mass,), MUTED, "prior ", "--", 0.14)
     _band(ax, _continuous(posterior_predictive), x, (mass,), PALETTE[0], "posterior ", "-", 0.3)
     return _finish_band(ax, data)
 
@@ -103,7 +103,8 @@ def calibration_curve(predictives: Mapping[str, Continuous], y: Any, ax: Axes | 
     ax = _axes(ax, (4.6, 4.6))
     nominal = np.linspace(0, 1, 101)
     needed = {name: np.sort(np.abs(2 * _pit(p, y) - 1)) for name, p in predictives.items()}  # mass up to the target
-    low, high = _chance(next(iter(needed.values())).size, nominal)
+    total = next(iter(needed.values())).size
+    low, high = _chance(total, nominal) / total
     ax.fill_between(nominal, low, high, color=INK, alpha=0.08, linewidth=0, label="99 % of calibrated", zorder=1)
     ax.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle="--", zorder=2)
     for k, (name, mass) in enumerate(needed.items()):
@@ -138,7 +139,7 @@ def pit_histogram(predictive: Continuous, y: Any, bins: int = 20, ax: Axes | Non
     ax = _axes(ax)
     values = _pit(predictive, y)
     counts, edges = np.histogram(values, bins, (0, 1))
-    low, high = (values.size * float(v) for v in _chance(values.size, 1 / bins))
+    low, high = _chance(values.size, 1 / bins).tolist()
     outside = (counts < low) | (counts > high)
     colors = np.where(outside, PALETTE[1], PALETTE[0])
     ax.bar(edges[:-1], counts, np.diff(edges), align="edge", color=colors, alpha=0.8, edgecolor="white", zorder=2)
@@ -239,10 +240,10 @@ def _percent(mass: float) -> str:
     return f"{100 * mass:g} %"
 
 
-def _chance(count: int, probability: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of `count` independent targets that an event of this probability takes up, with probability 99 %."""
-    low, high = (scipy.stats.binom.ppf(q, count, probability) for q in ((1 - CHANCE) / 2, (1 + CHANCE) / 2))
-    return np.asarray(low) / count, np.asarray(high) / count
+def _chance(total: int, probability: float | np.ndarray) -> np.ndarray:
+    """Least and greatest number of `total` independent targets that fall into an event, in 99 % of cases."""
+    tails = np.array([(1 - CHANCE) / 2, (1 + CHANCE) / 2]).reshape(2, *(1 for _ in np.shape(probability)))
+    return np.asarray(scipy.stats.binom.ppf(tails, total, probability))
 
 
 def _column(x: Any, name: str) -> np.ndarray:
@@ -279,7 +280,7 @@ def _targets(predictive: Continuous, y: Any) -> Tensor:
 
 
 def _pit(predictive: Continuous, y: Any) -> np.ndarray:
-    return _array(predictive.cdf(_targets(predictive, y))).flatten()
+    return _array(predictive.cdf(_targets(predictive, y))).flatten().clip(0, 1)  # float32 sums may end a little over 1
 
 
 def _band(

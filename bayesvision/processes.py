@@ -1,15 +1,15 @@
 """Several processes that train one network: joining them, spreading a module over them, and gathering it again."""
 
+import atexit
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["Group", "Sharding", "gather", "joined", "later", "spread"]
+__all__ = ["Group", "Sharding", "gather", "join", "later", "overwrite", "spread", "whole"]
 
 Sharding = Literal["ddp", "fsdp"]
 
@@ -29,6 +29,18 @@ class Group(NamedTuple):
         dist.all_reduce(found, op=dist.ReduceOp.MAX)
         return bool(found.item())
 
+    def differ(self, number: int) -> bool:
+        """Whether `number` is not the same in all processes."""
+        ends = torch.tensor([number, -number], device=self.device)
+        if self.size > 1:
+            dist.all_reduce(ends, op=dist.ReduceOp.MAX)
+        return bool(ends.sum() != 0)
+
+    def wait(self) -> None:
+        """Wait for all processes to come here."""
+        if self.size > 1:
+            dist.barrier()
+
     def mean(self, value: Tensor) -> float:
         """Mean of `value` over the processes."""
         if self.size > 1:
@@ -36,21 +48,18 @@ class Group(NamedTuple):
         return value.item() / self.size
 
 
-@contextlib.contextmanager
-def joined(device: torch.device) -> Iterator[Group]:
-    """Join the process group that torchrun announces, if any, and leave it afterwards if it was not there before."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1 and not dist.is_initialized():
-        yield Group(device)
-        return
-    ours = not dist.is_initialized()
-    if ours:
+def join(device: torch.device) -> Group:
+    """Join the process group that torchrun announces, if any; it is left when the process ends.
+
+    A group that was left cannot be joined again, so a second training of the same process finds the first one's.
+    """
+    if not dist.is_initialized():
+        if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+            return Group(device)
         cpu = device.type == "cpu"
         dist.init_process_group("gloo" if cpu else None, device_id=None if cpu else device)
-    try:
-        yield Group(device, dist.get_rank(), dist.get_world_size())
-    finally:
-        if ours:
-            dist.destroy_process_group()
+        atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+    return Group(device, dist.get_rank(), dist.get_world_size())
 
 
 def spread(module: nn.Module, group: Group, sharding: Sharding) -> nn.Module:
@@ -71,17 +80,39 @@ def later(module: nn.Module) -> contextlib.AbstractContextManager[Any]:
     return module.no_sync() if isinstance(module, nn.parallel.DistributedDataParallel) else contextlib.nullcontext()
 
 
-def gather(module: nn.Module) -> None:
-    """Make sharded parameters plain ones again, in every process."""
-    if not dist.is_initialized():
-        return
+def _shards(value: Tensor) -> Any:
+    """`value` if it is sharded, None if not."""
+    if not dist.is_initialized():  # the import below takes a second
+        return None
     from torch.distributed.tensor import DTensor
 
-    whole: dict[int, nn.Parameter] = {}  # parameters that share storage go on doing so
+    return value if isinstance(value, DTensor) else None
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor on the CPU and in one piece; all processes must ask for it."""
+    value, shards = value.detach(), _shards(value.detach())
+    return (value if shards is None else shards.full_tensor()).cpu()
+
+
+@torch.no_grad()
+def overwrite(place: Tensor, value: Tensor) -> None:
+    """Copy a tensor that is in one piece to `place`, which may be sharded."""
+    value, shards = value.to(place.device), _shards(place)
+    if shards is not None:
+        from torch.distributed.tensor import distribute_tensor
+
+        value = distribute_tensor(value, shards.device_mesh, shards.placements)
+    place.copy_(value)
+
+
+def gather(module: nn.Module) -> None:
+    """Make sharded parameters plain ones again, in every process."""
+    plain: dict[int, nn.Parameter] = {}  # what several modules share, they go on sharing
     for part in module.modules():
         for name, value in list(part.named_parameters(recurse=False, remove_duplicate=False)):
-            if isinstance(value, DTensor):
-                if id(value) not in whole:
-                    full = cast(DTensor, value.detach()).full_tensor()
-                    whole[id(value)] = nn.Parameter(full, requires_grad=value.requires_grad)
-                part.register_parameter(name, whole[id(value)])
+            shards = _shards(value.detach())
+            if shards is not None:
+                if id(value) not in plain:
+                    plain[id(value)] = nn.Parameter(shards.full_tensor(), requires_grad=value.requires_grad)
+                part.register_parameter(name, plain[id(value)])

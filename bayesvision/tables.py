@@ -15,8 +15,9 @@ MOST_COLUMNS = 5_000
 
 
 class Table(NamedTuple):
-    """Numbers under column names."""
+    """Numbers under column names, and the file that they are from."""
 
+    source: str
     columns: tuple[str, ...]
     values: np.ndarray  # float64 [rows, columns]
 
@@ -27,14 +28,18 @@ class Table(NamedTuple):
             ValueError: no such column, or no other.
         """
         if target not in self.columns:
-            raise ValueError(f"no column {target!r} to predict; the columns are {', '.join(self.columns[:20])}")
+            raise ValueError(f"{self.source}: no column {target!r} to predict, only {', '.join(self.columns[:20])}")
         if len(self.columns) == 1:
-            raise ValueError(f"{target!r} is the only column; a prediction needs at least one more")
+            raise ValueError(f"{self.source}: {target!r} is the only column; a prediction needs at least one more")
         place = self.columns.index(target)
         rest = tuple(c for c in self.columns if c != target)
-        return Table(rest, np.delete(self.values, place, axis=1)), self.values[:, place]
+        return Table(self.source, rest, np.delete(self.values, place, axis=1)), self.values[:, place]
 
-    def select(self, columns: tuple[str, ...]) -> np.ndarray:
+    def rows(self, index: np.ndarray) -> "Table":
+        """The given rows."""
+        return self._replace(values=self.values[index])
+
+    def select(self, columns: tuple[str, ...]) -> "Table":
         """The given columns in the given order.
 
         Raises:
@@ -42,8 +47,9 @@ class Table(NamedTuple):
         """
         missing = [c for c in columns if c not in self.columns]
         if missing:
-            raise ValueError(f"the columns {', '.join(missing[:20])} are missing; it has {', '.join(self.columns[:20])}")
-        return self.values[:, [self.columns.index(c) for c in columns]]
+            lost, here = ", ".join(missing[:20]), ", ".join(self.columns[:20])
+            raise ValueError(f"{self.source}: the columns {lost} are missing; it has {here}")
+        return Table(self.source, columns, self.values[:, [self.columns.index(c) for c in columns]])
 
 
 def read_csv(path: str | os.PathLike[str]) -> Table:
@@ -71,7 +77,7 @@ def read_csv(path: str | os.PathLike[str]) -> Table:
     columns = _header(path, lines[0][1])
     if len(lines) == 1:
         raise ValueError(f"{path}: a header but no rows")
-    return Table(columns, np.array([_numbers(path, line, row, columns) for line, row in lines[1:]]))
+    return Table(str(path), columns, np.array([_numbers(path, line, row, columns) for line, row in lines[1:]]))
 
 
 def _header(path: str | os.PathLike[str], row: list[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from bayesvision.core import Log
 from bayesvision.files import read_tensors, write_tensors
-from bayesvision.processes import Group, Sharding, gather, joined, later, spread
+from bayesvision.processes import Group, Sharding, gather, join, later, overwrite, spread, whole
 
 __all__ = ["JsonLines", "Train", "generator", "minimize", "seeded"]
 
@@ -243,50 +243,51 @@ class _State:
 
     def load(self) -> tuple[int, float]:
         """Step to go on from, and seconds already spent."""
-        if self.path is None or not self.path.exists():
+        if self.path is None:
             return 0, 0.0
-        from torch.distributed.checkpoint import state_dict as states
-
-        tensors, header = read_tensors(self.path)
+        tensors, header = read_tensors(self.path) if self.path.exists() else ({}, {"step": 0, "seconds": 0.0})
         advice = "choose another folder, or delete it to start anew"
-        if _essence(header.get("run", {})) != _essence(self.recipe):
+        if tensors and _essence(header.get("run", {})) != _essence(self.recipe):
             raise ValueError(f"{self.path} holds the state of another recipe; {advice}")
-        weights: dict[str, Any] = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
-        moments: dict[str, Any] = {
-            k.removeprefix("optimizer."): v for k, v in tensors.items() if k.startswith("optimizer.")
-        }
-        options = states.StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
-        network, optimizer = self.run.network, self.run.optimizer
-        try:
-            states.set_model_state_dict(network, weights, options=options)
-            states.set_optimizer_state_dict(network, optimizer, moments | header["groups"], options=options)
-        except (KeyError, RuntimeError) as error:
-            raise ValueError(f"{self.path} does not fit this network ({error}); {advice}") from None
+        if self.run.group.differ(header["step"]):
+            raise ValueError(f"not all processes see the same {self.path}; choose a folder on a disk that they share")
+        if not tensors:
+            return 0, 0.0
+        places = {f"model.{k}": v for k, v in self.run.network.state_dict().items()}
+        for name, value in self.run.network.named_parameters():
+            if f"optimizer.state.{name}.step" in tensors:  # a parameter that no gradient reached has none
+                state = {"step": torch.zeros((), device=value.device)}
+                state |= {k: torch.zeros_like(value) for k in ("exp_avg", "exp_avg_sq")}
+                self.run.optimizer.state[value] = state
+                places |= {f"optimizer.state.{name}.{k}": v for k, v in state.items()}
+        if {k: v.shape for k, v in places.items()} != {k: v.shape for k, v in tensors.items()}:
+            raise ValueError(f"{self.path} holds tensors of other names or shapes than this network's; {advice}")
+        for name, place in places.items():
+            overwrite(place, tensors[name])
         return header["step"], header["seconds"]
 
     def save(self, step: int, seconds: float) -> None:
         """Write the state after `step` steps to a temporary file and rename it."""
         if self.path is None:
             return
-        from torch.distributed.checkpoint import state_dict as states
-
-        options = states.StateDictOptions(full_state_dict=True, cpu_offload=True, flatten_optimizer_state_dict=True)
-        weights = states.get_model_state_dict(self.run.network, options=options)
-        moments = states.get_optimizer_state_dict(self.run.network, self.run.optimizer, options=options)
-        if self.run.group.rank != 0:
-            return
-        tensors = {f"model.{k}": v for k, v in weights.items() if isinstance(v, Tensor)}
-        tensors |= {f"optimizer.{k}": v for k, v in moments.items() if isinstance(v, Tensor)}
-        groups = {k: v for k, v in moments.items() if not isinstance(v, Tensor)}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(self.path, tensors, {"run": self.recipe, "step": step, "seconds": seconds, "groups": groups})
+        tensors = {f"model.{k}": whole(v) for k, v in self.run.network.state_dict().items()}
+        for name, value in self.run.network.named_parameters():
+            state = self.run.optimizer.state.get(value, {})
+            tensors |= {f"optimizer.state.{name}.{k}": whole(v) for k, v in state.items()}
+        if self.run.group.rank == 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_tensors(self.path, tensors, {"run": self.recipe, "step": step, "seconds": seconds})
+        self.run.group.wait()
 
 
-def _essence(run: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _essence(run: dict[str, Any]) -> tuple[Any, Any]:
     """What of a run decides its numbers; where it lives and how often it saves may change between its parts."""
     changes = ("folder", "interval", "device", "sharding", "compile")
-    recipe = {k: v for k, v in run.get("recipe", {}).items() if k != "train"}
-    return recipe, {k: v for k, v in run.get("train", {}).items() if k not in changes}
+    return _without(run.get("recipe", {}), ("train",)), _without(run.get("train", {}), changes)
+
+
+def _without(value: Any, names: tuple[str, ...]) -> Any:
+    return {k: _without(v, names) for k, v in value.items() if k not in names} if isinstance(value, dict) else value
 
 
 def minimize(
@@ -311,7 +312,8 @@ def minimize(
         SystemExit: with code 0, after saving, when the process was sent SIGTERM and there is a folder to save in.
     """
     device = train.pick_device()
-    with _on(device), joined(device) as group, seeded(train.seed), torch.enable_grad():
+    with _on(device), seeded(train.seed), torch.enable_grad():
+        group = join(device)
         if train.accumulate % group.size:
             raise ValueError(
                 f"accumulate={train.accumulate} micro-batches cannot be shared by {group.size} processes; "

@@ -1,5 +1,8 @@
 """The set transformer: context rows attend to context rows, queries attend to the context only."""
 
+from functools import partial
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -7,7 +10,11 @@ from torch.nn.functional import gelu, scaled_dot_product_attention
 
 __all__ = ["Cache", "SetTransformer"]
 
-Cache = tuple[tuple[Tensor, Tensor], ...]  # keys and values of the context [*batch, heads, tokens, size], layer by layer
+Cache = tuple[
+    tuple[Tensor, Tensor], ...
+]  # keys and values of the context [*batch, heads, tokens, size], layer by layer
+Linear = partial(nn.Linear, dtype=torch.float32)  # whatever torch's default is: the same seed, the same weights
+LayerNorm = partial(nn.LayerNorm, dtype=torch.float32)
 
 
 class Block(nn.Module):
@@ -16,13 +23,13 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.heads = heads
-        self.attention_norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.forward_norm = nn.LayerNorm(width)
-        self.forward_in = nn.Linear(width, hidden)
-        self.forward_out = nn.Linear(hidden, width)
+        self.attention_norm = LayerNorm(width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.attention_out = Linear(width, width)
+        self.forward_norm = LayerNorm(width)
+        self.forward_in = Linear(width, hidden)
+        self.forward_out = Linear(hidden, width)
         for layer in (self.attention_out, self.forward_out):  # every block starts as the identity
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -48,8 +55,8 @@ class SetTransformer(nn.Module):
     """Maps a context set (x, y) and query inputs x' to one raw output for each query.
 
     A context token is Lin(x) + Lin(y), a query token is Lin(x'); one learned prior token joins the context, so that
-    an empty context is a context too. There is no positional encoding: the rows are a set. With n context tokens and m queries
-    the attention costs n (n + m), and no mask is built (Mueller et al. 2022, arXiv 2112.10510, section 3).
+    an empty context is a context too. There is no positional encoding: the rows are a set. With n context tokens and m
+    queries the attention costs n (n + m), and no mask is built (Mueller et al. 2022, arXiv 2112.10510, section 3).
 
     Args:
         features, targets: sizes of x and of y.
@@ -60,17 +67,19 @@ class SetTransformer(nn.Module):
         ValueError: `width` is not a multiple of `heads`.
     """
 
+    blocks: Any  # a list of Block, which ModuleList does not say
+
     def __init__(self, features: int, targets: int, outputs: int, width: int, layers: int, heads: int) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width must be a multiple of heads, got {width} and {heads}")
-        self.embed_x = nn.Linear(features, width)
-        self.embed_y = nn.Linear(targets, width)
-        self.prior_token = nn.Parameter(torch.randn(1, width) * width**-0.5)
+        self.embed_x = Linear(features, width)
+        self.embed_y = Linear(targets, width)
+        self.prior_token = nn.Parameter(torch.randn(1, width, dtype=torch.float32) * width**-0.5)
         self.blocks = nn.ModuleList(Block(width, heads, 4 * width) for _ in range(layers))
-        self.norm = nn.LayerNorm(width)
-        self.hidden = nn.Linear(width, 2 * width)
-        self.output = nn.Linear(2 * width, outputs)
+        self.norm = LayerNorm(width)
+        self.hidden = Linear(width, 2 * width)
+        self.output = Linear(2 * width, outputs)
 
     def _context(self, x: Tensor, y: Tensor) -> Tensor:
         rows = self.embed_x(x) + self.embed_y(y)

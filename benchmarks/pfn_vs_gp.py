@@ -1,7 +1,7 @@
 """How far is a trained PFN from the exact posterior predictive of a Gaussian process?
 
-Trains one network for each number of features on an RBF Gaussian process with fixed hyper-parameters (resumable with --folder),
-then prints the mean gap in nats, E log p(y' | exact) - log p(y' | PFN), on fresh tasks.
+Trains one network for each number of features on an RBF Gaussian process with fixed hyper-parameters (resumable with
+--folder), then prints the mean gap in nats, E log p(y' | exact) - log p(y' | PFN), on fresh tasks.
 """
 
 import argparse

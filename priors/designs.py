@@ -1,28 +1,35 @@
 """Input designs: how the rows of a data set spread over the unit cube, and checks that the priors share."""
 
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-__all__ = ["Design", "check_counts", "check_positive", "choose", "draw_inputs"]
+__all__ = ["Design", "check_counts", "check_design", "check_positive", "choose", "draw_inputs"]
 
 Design = Literal["uniform", "gaussian", "clustered", "mixed"]
 
 
-def check_counts(**counts: int) -> None:
+def check_counts(**counts: object) -> None:
     """Raise a `ValueError` that names the first of `counts` which is not a positive integer."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
             raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
-def check_positive(**values: float) -> None:
+def check_positive(**values: object) -> None:
     """Raise a `ValueError` that names the first of `values` which is not positive and finite."""
     for name, value in values.items():
-        if not 0 < value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
             raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def check_design(design: str) -> None:
+    """Raise a `ValueError` unless `design` is known."""
+    if design not in get_args(Design):
+        raise ValueError(f"design must be one of {', '.join(get_args(Design))}, got {design!r}")
 
 
 def choose(options: list[Tensor], index: Tensor) -> Tensor:
@@ -39,26 +46,25 @@ def draw_inputs(
     """Inputs of a whole batch of data sets.
 
     `uniform` fills [0, 1]^features; `gaussian` is N(1/2, 1/4^2) in each feature; `clustered` scatters rows around
-    2 to 6 uniform centres with a spread drawn for each data set from LogN(-2.5, 0.5); `mixed` draws one of the three for each
-    data set.
+    2 to 6 uniform centres with a standard deviation drawn for each data set from LogN(-2.5, 0.5); `mixed` draws one of
+    the three for each data set.
 
     Raises:
         ValueError: an unknown design.
     """
-    if design not in get_args(Design):
-        raise ValueError(f"design must be one of {', '.join(get_args(Design))}, got {design!r}")
-    device = generator.device
+    check_design(design)
+    device, kind = generator.device, torch.float32
     shape = batch, rows, features
     if design == "uniform":
-        return torch.rand(shape, generator=generator, device=device)
+        return torch.rand(shape, generator=generator, device=device, dtype=kind)
     if design == "gaussian":
-        return 0.5 + 0.25 * torch.randn(shape, generator=generator, device=device)
+        return 0.5 + 0.25 * torch.randn(shape, generator=generator, device=device, dtype=kind)
     if design == "clustered":
-        centres = torch.rand(batch, 6, features, generator=generator, device=device)
+        centres = torch.rand(batch, 6, features, generator=generator, device=device, dtype=kind)
         count = torch.randint(2, 7, (batch, 1), generator=generator, device=device)
-        member = (torch.rand(batch, rows, generator=generator, device=device) * count).long()
-        spread = torch.exp(-2.5 + 0.5 * torch.randn(batch, 1, 1, generator=generator, device=device))
+        member = (torch.rand(batch, rows, generator=generator, device=device, dtype=kind) * count).long()
+        spread = torch.exp(-2.5 + 0.5 * torch.randn(batch, 1, 1, generator=generator, device=device, dtype=kind))
         middle = centres.gather(1, member.unsqueeze(-1).expand(shape))
-        return middle + spread * torch.randn(shape, generator=generator, device=device)
+        return middle + spread * torch.randn(shape, generator=generator, device=device, dtype=kind)
     parts = [draw_inputs(kind, batch, rows, features, generator) for kind in ("uniform", "gaussian", "clustered")]
     return choose(parts, torch.randint(0, 3, (batch,), generator=generator, device=device))

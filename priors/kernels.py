@@ -1,6 +1,5 @@
 """Stationary covariance functions with one lengthscale for each feature."""
 
-import math
 from typing import Literal, get_args
 
 import torch
@@ -19,7 +18,7 @@ def check_kernel(kernel: str) -> None:
 
 
 def scaled_distance(
-    a: Float[Tensor, "*batch n features"], b: Float[Tensor, "*batch m features"], lengthscale: Tensor
+    a: Float[Tensor, "*#batch n features"], b: Float[Tensor, "*#batch m features"], lengthscale: Tensor
 ) -> Float[Tensor, "*batch n m"]:
     """Squared distance sum_d (a_d - b_d)^2 / lengthscale_d^2."""
     a, b = a / lengthscale, b / lengthscale
@@ -28,13 +27,16 @@ def scaled_distance(
     centre = a.mean(-2, keepdim=True)  # small norms keep the expanded square accurate
     a, b = a - centre, b - centre
     norms = a.square().sum(-1, keepdim=True) + b.square().sum(-1).unsqueeze(-2)
-    return torch.baddbmm(norms, a, b.mT, alpha=-2).clamp_(min=0) if a.ndim == 3 else (norms - 2 * a @ b.mT).clamp(min=0)
+    if a.ndim == b.ndim == 3 and a.shape[0] == b.shape[0]:
+        return torch.baddbmm(norms, a, b.mT, alpha=-2).clamp_(min=0)
+    return (norms - 2 * a @ b.mT).clamp(min=0)
 
 
 def correlation(kernel: Kernel, squared: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Correlation at a squared scaled distance r^2 (Rasmussen and Williams 2006, eqs. 4.9 and 4.17).
 
-    RBF exp(-r^2 / 2); Matern 1/2 exp(-r), 3/2 (1 + s) exp(-s) with s = sqrt 3 r, 5/2 (1 + s + s^2 / 3) exp(-s) with s = sqrt 5 r.
+    RBF exp(-r^2 / 2); Matern 1/2 exp(-r), 3/2 (1 + s) exp(-s) with s = sqrt 3 r,
+    5/2 (1 + s + s^2 / 3) exp(-s) with s = sqrt 5 r.
     """
     if kernel == "rbf":
         return torch.exp(-squared / 2)
@@ -46,8 +48,8 @@ def correlation(kernel: Kernel, squared: Float[Tensor, "*shape"]) -> Float[Tenso
 
 def gram(
     kernel: Kernel,
-    a: Float[Tensor, "*batch n features"],
-    b: Float[Tensor, "*batch m features"],
+    a: Float[Tensor, "*#batch n features"],
+    b: Float[Tensor, "*#batch m features"],
     lengthscale: Tensor,
     variance: Tensor | float,
 ) -> Float[Tensor, "*batch n m"]:

@@ -2,15 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from priors.designs import Design, check_counts, check_positive, draw_inputs
+from priors.designs import Design, check_counts, check_design, check_positive, draw_inputs
 from priors.regression import feature_range
 from priors.task import Task
+
+if TYPE_CHECKING:
+    import priors.pyro
 
 __all__ = ["RandomNetwork"]
 
@@ -20,8 +24,9 @@ class RandomNetwork:
     """Multilayer perceptron with standard normal weights and biases, activations between the layers.
 
     h_0 = x - 1/2, h_{l+1} = activation(h_l W_l + b_l), f = h_L w + b; weights have variance gain^2 / fan-in, biases
-    variance gain^2 / 4, so f keeps a scale near `gain` at any width. Regression adds N(0, noise). Classification thresholds f at
-    quantiles drawn uniformly for each data set (`link="threshold"`), or draws y from softmax(4 f) (`link="softmax"`).
+    variance gain^2 / 4, so f keeps a scale near `gain` at any width. Regression adds N(0, noise). Classification
+    thresholds f at quantiles drawn uniformly for each data set (`link="threshold"`), or draws y from softmax(4 f)
+    (`link="softmax"`).
 
     Args:
         features: number of columns of x, or a range drawn anew for each batch.
@@ -48,20 +53,24 @@ class RandomNetwork:
     design: Design = "uniform"
 
     def __post_init__(self) -> None:
-        check_counts(features=feature_range(self.features)[0], width=self.width, layers=self.layers)
+        feature_range(self.features)
+        check_counts(width=self.width, layers=self.layers)
         check_positive(gain=self.gain, noise=self.noise)
+        check_design(self.design)
         if self.activation not in ("tanh", "relu", "gelu"):
             raise ValueError(f"activation must be tanh, relu or gelu, got {self.activation!r}")
         if self.link not in ("threshold", "softmax"):
             raise ValueError(f"link must be threshold or softmax, got {self.link!r}")
-        if self.classes is not None and self.classes < 2:
-            raise ValueError(f"classes must be None or at least 2, got {self.classes}")
+        if self.classes is not None:
+            check_counts(classes=self.classes)
+            if self.classes < 2:
+                raise ValueError(f"classes must be None or at least 2, got {self.classes}")
 
     def shapes(self, features: int) -> list[tuple[int, int]]:
         """Shape `(inputs, outputs)` of every layer's weights."""
         outputs = self.classes if self.classes is not None and self.link == "softmax" else 1
         sizes = [features, *([self.width] * self.layers), outputs]
-        return list(zip(sizes[:-1], sizes[1:], strict=True))
+        return list(pairwise(sizes))
 
     def function(self, x: Float[Tensor, "*batch rows features"], theta: dict[str, Tensor]) -> Tensor:
         """Output of the network with the standard normal parameters `theta`."""
@@ -83,23 +92,37 @@ class RandomNetwork:
         x = draw_inputs(self.design, batch, rows, features, generator)
         theta: dict[str, Tensor] = {}
         for k, shape in enumerate(self.shapes(features)):
-            theta[f"weight{k}"] = torch.randn(batch, *shape, generator=generator, device=device)
-            theta[f"bias{k}"] = torch.randn(batch, shape[1], generator=generator, device=device)
+            theta[f"weight{k}"] = torch.randn(batch, *shape, generator=generator, device=device, dtype=torch.float32)
+            theta[f"bias{k}"] = torch.randn(batch, shape[1], generator=generator, device=device, dtype=torch.float32)
         f = self.function(x, theta)
         if self.classes is None:
-            noise = math.sqrt(self.noise) * torch.randn(batch, rows, generator=generator, device=device)
+            noise = math.sqrt(self.noise) * torch.randn(
+                batch, rows, generator=generator, device=device, dtype=torch.float32
+            )
             return Task(x, f.squeeze(-1) + noise, theta, self)
         draw = self._threshold if self.link == "threshold" else self._softmax
         return Task(x, draw(f, generator), theta, self)
 
+    def program(self) -> "priors.pyro.NetworkProgram":
+        """The same prior as a pyro model, for Markov chain Monte Carlo; needs pyro.
+
+        Raises:
+            ValueError: a prior over classes.
+        """
+        if self.classes is not None:
+            raise ValueError(f"classes must be None for a program, got {self.classes}; only regression has one")
+        from priors.pyro import NetworkProgram
+
+        return NetworkProgram(self)
+
     def _softmax(self, f: Float[Tensor, "batch rows classes"], generator: Generator) -> Int[Tensor, "batch rows"]:
         # argmax of logits plus Gumbel noise is a draw from their softmax
-        uniform = torch.rand(f.shape, generator=generator, device=f.device).clamp(min=1e-9)
+        uniform = torch.rand(f.shape, generator=generator, device=f.device, dtype=torch.float32).clamp(min=1e-9)
         return (4 * f - (-uniform.log()).log()).argmax(-1)
 
     def _threshold(self, f: Float[Tensor, "batch rows 1"], generator: Generator) -> Int[Tensor, "batch rows"]:
         assert self.classes is not None
-        levels = torch.rand(f.shape[0], self.classes - 1, generator=generator, device=f.device)
+        levels = torch.rand(f.shape[0], self.classes - 1, generator=generator, device=f.device, dtype=torch.float32)
         index = (levels * f.shape[1]).long().sort(-1).values
         borders = f.squeeze(-1).sort(-1).values.gather(-1, index)
         return torch.searchsorted(borders.contiguous(), f.squeeze(-1).contiguous(), right=True)

@@ -11,11 +11,12 @@ import pyro.distributions as dist
 import torch
 from jaxtyping import Float
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Generator, Tensor
 
 from priors.designs import check_counts
-from priors.kernels import correlation, gram, scaled_distance
+from priors.kernels import correlation, scaled_distance
 from priors.networks import RandomNetwork
 from priors.regression import BayesianLinear, GaussianProcess, GaussianProcessMixture
 from priors.task import Task
@@ -42,7 +43,7 @@ Draws = dict[str, Tensor]
 class PyroPrior:
     """Any pyro program as a prior: `program(rows)` returns x [rows, features] and y [rows].
 
-    A whole batch of data sets is one run of the program under an outer plate, so it has to broadcast:
+    A whole batch of data sets is one run of the program under an outer plate, so it has to broadcast::
 
         def program(rows):
             slope = pyro.sample("slope", dist.Normal(0, 1))
@@ -80,10 +81,10 @@ class PyroPrior:
             ValueError: the program does not broadcast, or returns other shapes.
         """
         check_counts(batch=batch, rows=rows)
-        plated = pyro.plate("data sets", batch, dim=-1 - self.max_plate_nesting)(self.program)
         try:
             with _seeded_by(generator), poutine.block():
-                trace = poutine.trace(plated).get_trace(rows)
+                plate = pyro.plate("_data_sets", batch, dim=-1 - self.max_plate_nesting)
+                trace: Any = poutine.trace(plate(self.program)).get_trace(rows)
         except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(f"the program failed with a batch of {batch} data sets ({error}); {HINT}") from error
         value = trace.nodes["_RETURN"]["value"]
@@ -96,6 +97,30 @@ class PyroPrior:
                 f"got {list(x.shape)} and {list(y.shape)}; {HINT}"
             )
         return Task(x.to(generator.device), y.to(generator.device), _globals(trace, batch), self)
+
+    def model(self, x: Float[Tensor, "n features"], y: Float[Tensor, " n"] | None = None) -> Any:
+        """The program as a pyro model given data, for Markov chain Monte Carlo.
+
+        What the program returns must be its sample sites "x" and "y", as in the example above.
+        """
+        with _Given(x, y):
+            return self.program(x.shape[-2])
+
+
+class _Given(Messenger):
+    """Observes the sites "x" and "y"."""
+
+    def __init__(self, x: Tensor, y: Tensor | None) -> None:
+        super().__init__()
+        self.given = {"x": x, "y": y}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        value = self.given.get(msg["name"])
+        if value is None or msg["done"]:
+            return
+        if msg["name"] == "x" and msg["fn"].event_dim == 0:  # one draw for each row, which the program makes a column
+            value = value.squeeze(-1)
+        msg["value"], msg["is_observed"] = value, True
 
 
 @contextlib.contextmanager
@@ -110,7 +135,8 @@ def _seeded_by(generator: Generator) -> Iterator[None]:
 
 def _globals(trace: Any, batch: int) -> Draws:
     theta = {}
-    for name, site in prune_subsample_sites(trace).nodes.items():
+    nodes: dict[str, Any] = dict(prune_subsample_sites(trace).nodes)
+    for name, site in nodes.items():
         if site["type"] != "sample" or site["is_observed"] or len(site["cond_indep_stack"]) != 1:
             continue
         event = site["value"].shape[site["value"].ndim - site["fn"].event_dim :]
@@ -118,8 +144,13 @@ def _globals(trace: Any, batch: int) -> Draws:
     return theta
 
 
-# Programs of our own priors. Called with x and y, each is a pyro model whose observed site is "y"; `predictive` gives the
-# law of y at new rows for every posterior draw.
+# Programs of our own priors. Called with x and y, each is a pyro model whose observed site is "y"; `predictive` gives
+# the law of y at new rows for every posterior draw.
+
+
+def _vector(law: Any, *shape: int) -> Any:
+    """Independent draws from `law`, as one event of the given shape."""
+    return law.expand(shape).to_event(len(shape))
 
 
 @dataclass(frozen=True)
@@ -130,9 +161,7 @@ class LinearProgram:
 
     def __call__(self, x: Float[Tensor, "n features"], y: Float[Tensor, " n"] | None = None) -> Tensor:
         zero, prior = x.new_zeros(()), self.prior
-        weights = pyro.sample(
-            "weights", dist.Normal(zero, math.sqrt(prior.weight_variance)).expand([x.shape[-1]]).to_event(1)
-        )
+        weights = pyro.sample("weights", _vector(dist.Normal(zero, math.sqrt(prior.weight_variance)), x.shape[-1]))
         intercept = pyro.sample("intercept", dist.Normal(zero, math.sqrt(prior.intercept_variance)))
         with pyro.plate("rows", x.shape[-2]):
             return pyro.sample("y", dist.Normal(x @ weights + intercept, math.sqrt(prior.noise)), obs=y)
@@ -158,8 +187,8 @@ class NetworkProgram:
     def __call__(self, x: Float[Tensor, "n features"], y: Float[Tensor, " n"] | None = None) -> Tensor:
         theta, normal = {}, dist.Normal(x.new_zeros(()), x.new_ones(()))
         for k, shape in enumerate(self.prior.shapes(x.shape[-1])):
-            theta[f"weight{k}"] = pyro.sample(f"weight{k}", normal.expand(shape).to_event(2))
-            theta[f"bias{k}"] = pyro.sample(f"bias{k}", normal.expand(shape[1:]).to_event(1))
+            theta[f"weight{k}"] = pyro.sample(f"weight{k}", _vector(normal, *shape))
+            theta[f"bias{k}"] = pyro.sample(f"bias{k}", _vector(normal, shape[1]))
         mean = self.prior.function(x, theta).squeeze(-1)
         with pyro.plate("rows", x.shape[-2]):
             return pyro.sample("y", dist.Normal(mean, math.sqrt(self.prior.noise)), obs=y)
@@ -180,7 +209,8 @@ class NetworkProgram:
 class ProcessProgram:
     """`GaussianProcess` as a pyro model with the latent site `z` [rows], f = L z at the rows seen.
 
-    L L^T = k(x, x) + 1e-6 variance I: without the jitter the covariance of the noise-free function has no Cholesky factor.
+    L L^T = k(x, x) + 1e-6 variance I: without the jitter the covariance of the noise-free function may have no
+    Cholesky factor.
     """
 
     prior: GaussianProcess
@@ -190,7 +220,7 @@ class ProcessProgram:
         return torch.linalg.cholesky(covariance + JITTER * torch.diag(self.prior.variance(x)))
 
     def __call__(self, x: Float[Tensor, "n features"], y: Float[Tensor, " n"] | None = None) -> Tensor:
-        z = pyro.sample("z", dist.Normal(x.new_zeros(()), x.new_ones(())).expand([x.shape[-2]]).to_event(1))
+        z = pyro.sample("z", _vector(dist.Normal(x.new_zeros(()), x.new_ones(())), x.shape[-2]))
         with pyro.plate("rows", x.shape[-2]):
             return pyro.sample("y", dist.Normal(self._factor(x) @ z, math.sqrt(self.prior.noise)), obs=y)
 
@@ -216,9 +246,9 @@ class ProcessMixtureProgram:
     """`GaussianProcessMixture` as a pyro model with the latent sites `lengthscale`, `noise` and, in the recipe
     `gamma`, `variance`; the function and the kernel are integrated out.
 
-    p(y | x, hyper-parameters) = mean over the kernels of N(y; 0, variance k(x, x) + noise I). The prior raises small draws to
-    a floor (noise to 1e-4). Here the sites are the draws before that, and the likelihood applies the same floor to
-    them, so that the law of y is the prior's own.
+    p(y | x, hyper-parameters) = mean over the kernels of N(y; 0, variance k(x, x) + noise I). The prior raises small
+    draws to a floor (noise to 1e-4). Here the sites are the draws before that, and the likelihood applies the same
+    floor to them, so that the law of y is the prior's own.
     """
 
     prior: GaussianProcessMixture
@@ -227,7 +257,7 @@ class ProcessMixtureProgram:
         one, features = x.new_ones(()), x.shape[-1]
         if self.prior.recipe == "botorch":
             location = (math.sqrt(2) + math.log(features) / 2) * one
-            length = dist.LogNormal(location, math.sqrt(3)).expand([features]).to_event(1)
+            length = _vector(dist.LogNormal(location, math.sqrt(3)), features)
             sites = {"lengthscale": length, "noise": dist.LogNormal(-4 * one, 1.0)}
         else:
             sites = {
@@ -286,8 +316,10 @@ class ProcessMixtureProgram:
 
     def _covariance(self, draws: Draws, a: Tensor, b: Tensor) -> Float[Tensor, "*draws kernels n m"]:
         length = draws["lengthscale"]
-        length = length.unsqueeze(-1) if self.prior.recipe == "botorch" else length.clamp(min=1e-3).reshape(-1, 1, 1)
-        raise NotImplementedError
+        length = length.unsqueeze(-2) if self.prior.recipe == "botorch" else length.clamp(min=1e-3)[..., None, None]
+        squared = scaled_distance(a, b, length)
+        correlations = torch.stack([correlation(kernel, squared) for kernel in self.prior.kernels], -3)
+        return self._variance(draws)[..., None, None, None] * correlations
 
 
 def _diagonal(noise: Float[Tensor, "*draws"], x: Float[Tensor, "n features"]) -> Float[Tensor, "*draws 1 n n"]:

@@ -146,6 +146,8 @@ class GPPosterior(Conditionable):
 
     x: Tensor
     y: Tensor
+    y_loc: Tensor
+    y_scale: Tensor
     lengthscale: Tensor
     noise: Tensor
     variance: Tensor
@@ -264,19 +266,20 @@ class GPPosterior(Conditionable):
         Raises:
             ValueError: a tensor is missing, or does not fit the others.
         """
-        expected = {"x", "y", *Units._fields, *Hyper._fields, "factor", "weights"}
-        if set(tensors) != expected:
-            raise ValueError(f"tensors must be {sorted(expected)}, got {sorted(tensors)}")
+        n, features = tensors["x"].shape if "x" in tensors and tensors["x"].ndim == 2 else (0, 0)
+        expected = {"x": (n, features), "y": (n,), "factor": (n, n), "weights": (n, 1)}
+        expected |= dict.fromkeys(("x_loc", "x_scale", "lengthscale"), (features,))
+        expected |= dict.fromkeys(("y_loc", "y_scale", "noise", "variance"), ())
+        shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+        if shapes != expected:
+            raise ValueError(f"the tensors must have the shapes {expected}, got {shapes}; save the posterior again")
         recipe = dict(header["recipe"])
         if isinstance(recipe["lengthscale"], list):
             recipe["lengthscale"] = tuple(recipe["lengthscale"])
-        units, hyper = (kind(*(tensors[name] for name in kind._fields)) for kind in (Units, Hyper))
+        units, hyper = Units(*(tensors[n] for n in Units._fields)), Hyper(*(tensors[n] for n in Hyper._fields))
         columns = tuple(header["columns"]) if header["columns"] else None
-        try:
-            posterior = cls(GP(**recipe), tensors["x"], tensors["y"], units, hyper, columns)
-            posterior.load_state_dict(tensors)  # the factor of the file, bit for bit
-        except RuntimeError as error:
-            raise ValueError(f"the tensors of the file do not fit each other: {error}") from None
+        posterior = cls(GP(**recipe), tensors["x"], tensors["y"], units, hyper, columns)
+        posterior.load_state_dict(tensors)  # the factor of the file, bit for bit
         return posterior.eval()
 
 
@@ -305,12 +308,17 @@ def _cholesky(covariance: Float[Tensor, "*batch n n"], noise: Float[Tensor, ""])
 class _Exact(gpytorch.models.ExactGP):
     """The process as gpytorch writes it, every parameter kept as its logarithm."""
 
-    def __init__(self, method: GP, x: Tensor, y: Tensor, hyper: Hyper) -> None:
-        def positive() -> gpytorch.constraints.Positive:
-            return gpytorch.constraints.Positive(transform=torch.exp, inv_transform=torch.log)
+    raw: dict[str, Any]
 
-        super().__init__(x, y, gpytorch.likelihoods.GaussianLikelihood(noise_constraint=positive()))
-        shape = {"ard_num_dims": x.shape[-1], "lengthscale_constraint": positive()}
+    def __init__(self, method: GP, x: Tensor, y: Tensor, hyper: Hyper) -> None:
+        exponential: Any = {"transform": torch.exp, "inv_transform": torch.log}
+
+        def positive() -> gpytorch.constraints.Positive:
+            return gpytorch.constraints.Positive(**exponential)
+
+        likelihood: Any = gpytorch.likelihoods.GaussianLikelihood(noise_constraint=positive())
+        super().__init__(x, y, likelihood)
+        shape: Any = {"ard_num_dims": x.shape[-1], "lengthscale_constraint": positive()}
         if method.kernel == "rbf":
             base = gpytorch.kernels.RBFKernel(**shape)
         else:
@@ -320,14 +328,15 @@ class _Exact(gpytorch.models.ExactGP):
         self.to(x)
         self.raw = {
             "lengthscale": base.raw_lengthscale,
-            "noise": self.likelihood.noise_covar.raw_noise,
+            "noise": likelihood.noise_covar.raw_noise,
             "variance": self.covar_module.raw_outputscale,
         }
         for name, value in hyper._asdict().items():
             self.raw[name].data.copy_(value.log())
 
-    def forward(self, x: Tensor) -> gpytorch.distributions.MultivariateNormal:
-        return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+    def forward(self, x: Tensor) -> Any:
+        mean: Any = self.mean_module(x)
+        return gpytorch.distributions.MultivariateNormal(mean, self.covar_module(x))
 
 
 def _learn(method: GP, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], log: Log | None) -> Hyper:
@@ -337,7 +346,9 @@ def _learn(method: GP, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], l
         raise ValueError(f"lengthscale must be one number or {features} numbers, got {len(method.lengthscale)}")
     free = [name for name in Hyper._fields if given[name] is None]
     if free and len(x) < 2:
-        raise ValueError(f"x must have at least 2 rows to learn from, got 1; give {', '.join(free)} to GP, or more rows")
+        raise ValueError(
+            f"x must have at least 2 rows to learn from, got 1; give {', '.join(free)} to GP, or more rows"
+        )
     # how far the data spread in the units of the process: 1 if standardised
     spread = Hyper(_spread(x), _spread(y).square(), y.square().mean())
     start = {"lengthscale": math.sqrt(features), "noise": 0.1, "variance": 1.0}
@@ -349,9 +360,7 @@ def _learn(method: GP, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], l
     return _maximise(method, x, y, hyper, spread, free, log) if free else hyper
 
 
-def _maximise(
-    method: GP, x: Tensor, y: Tensor, hyper: Hyper, spread: Hyper, free: list[str], log: Log | None
-) -> Hyper:
+def _maximise(method: GP, x: Tensor, y: Tensor, hyper: Hyper, spread: Hyper, free: list[str], log: Log | None) -> Hyper:
     """The hyper-parameters of the greatest marginal likelihood that L-BFGS finds; those not `free` stay."""
     source = generator("cpu", method.seed)
     best, best_cost = hyper, math.inf
@@ -370,7 +379,7 @@ def _maximise(
 
 def _climb(model: _Exact, x: Tensor, y: Tensor, spread: Hyper, free: list[str], steps: int) -> tuple[Hyper, float]:
     """One run of L-BFGS-B on the logarithms; the end point and its -log p(y | x) / n."""
-    marginal = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
+    marginal: Any = gpytorch.mlls.ExactMarginalLogLikelihood(model.likelihood, model)
     raw = [model.raw[name] for name in free]
     bounds = []
     for name, parameter in zip(free, raw, strict=True):

@@ -1,7 +1,6 @@
 """`Bar`: the piecewise-uniform distribution with half-normal tails that the transformers predict."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -71,7 +70,8 @@ class Bar(Continuous):
         """Borders of `bars` bars that hold equal shares of the sample `targets`, from its least to its greatest.
 
         Ties (atoms in the sample) would make bars of width zero; each such run becomes a single border, so the
-        result may hold fewer bars than asked for.
+        result may hold fewer bars than asked for. An outer bar is at most twice as wide as all inner bars together:
+        a heavy-tailed sample's extremes would stretch the tails until a millionth of mass there ruins every moment.
 
         Raises:
             ValueError: fewer than two bars, or a sample that is empty, not finite, or spread over fewer than two bars.
@@ -90,6 +90,11 @@ class Bar(Continuous):
         borders = torch.unique_consecutive(borders.float())  # distinct in the precision they are used in
         if borders.numel() < 3:
             raise ValueError(f"targets must spread over at least two bars, got {borders.numel()} distinct borders")
+        reach = 2 * (borders[-2] - borders[1]) if borders.numel() > 3 else torch.inf
+        borders[0], borders[-1] = (
+            torch.maximum(borders[0], borders[1] - reach),
+            torch.minimum(borders[-1], borders[-2] + reach),
+        )
         return borders
 
     def affine(self, loc: float | Tensor, scale: float | Tensor) -> "Bar":
@@ -110,7 +115,7 @@ class Bar(Continuous):
         shape = torch.Size(batch_shape)
         new.borders, new.logits = self.borders, self.logits.expand(*shape, -1)
         new.loc, new.scale = self.loc.expand(shape), self.scale.expand(shape)
-        super(Bar, new).__init__(shape, validate_args=False)
+        Continuous.__init__(new, shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
@@ -171,7 +176,7 @@ class Bar(Continuous):
             self._validate_sample(value)
         z = (value - self.loc) / self.scale
         b, left, right = (v.to(z.dtype) for v in self._frame())
-        index = torch.bucketize(z.detach(), b[1:-1])
+        index = torch.bucketize(z.detach().contiguous(), b[1:-1])
         tail = (z - b[1]).clamp(max=0) / left + (z - b[-2]).clamp(min=0) / right
         log_mass = self._pick(torch.log_softmax(self.logits, -1), index)
         return log_mass + self._log_height().to(z.dtype)[index] - tail.square() / 2 - self.scale.log()
@@ -180,7 +185,7 @@ class Bar(Continuous):
         """Mass of the bars below, and the share of its own bar: linear in a bar, the half-normal's in a tail."""
         z, (b, left, right) = self._standardize(value), self._frame()
         p, below, _ = self._cumulative()
-        index = torch.bucketize(z, b[1:-1])
+        index = torch.bucketize(z.detach().contiguous(), b[1:-1])
         share = (z - b[index]) / (b[index + 1] - b[index])
         share = torch.where(index == 0, torch.erfc((b[1] - z).clamp(min=0) / left / math.sqrt(2)), share)
         share = torch.where(index == self.bars - 1, torch.erf((z - b[-2]).clamp(min=0) / right / math.sqrt(2)), share)
@@ -206,7 +211,7 @@ class Bar(Continuous):
         z = torch.where(last, b[-2] - right * torch.special.ndtri(rest.where(last, 1) / 2), z)
         return self._restore(z)
 
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
         """Inverse transform `icdf(U)` of uniforms drawn in float64."""
         u = torch.rand(self._extended_shape(sample_shape), dtype=torch.float64, device=self.logits.device)
         return self.icdf(u.clamp(min=torch.finfo(torch.float64).tiny))

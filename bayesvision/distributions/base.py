@@ -17,12 +17,11 @@ def bisect(cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, level: Te
 
     The result carries no gradient. Equal ends are the answer themselves, infinite ones too.
     """
-    ends = low, high
     for _ in range(steps):
-        middle = low + (high - low) / 2
+        middle = torch.where(low == high, low, low + (high - low) / 2)
         below = cdf(middle) < level
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return torch.where(ends[0] == ends[1], ends[0], low + (high - low) / 2)
+    return torch.where(low == high, low, low + (high - low) / 2)
 
 
 class Continuous(td.Distribution):

@@ -1,7 +1,6 @@
 """The closed-form predictive families: `Normal`, `GeneralizedNormal`, `Mixture`, `Categorical`, `Bernoulli`."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -13,9 +12,12 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
+from bayesvision.distributions.bar import Bar
 from bayesvision.distributions.base import Continuous, Discrete, bisect
 
 __all__ = ["Bernoulli", "Categorical", "GeneralizedNormal", "Mixture", "Normal"]
+
+TINY = 1e-20  # below it, 1 - t is 1 in every dtype
 
 
 def _expected_abs(mean: Tensor, stddev: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ class GeneralizedNormal(Continuous):
         new: Any = self._get_checked_instance(GeneralizedNormal, _instance)
         for name in self.arg_constraints:
             setattr(new, name, getattr(self, name).expand(batch_shape))
-        super(GeneralizedNormal, new).__init__(torch.Size(batch_shape), validate_args=False)
+        Continuous.__init__(new, torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
 
@@ -106,12 +108,19 @@ class GeneralizedNormal(Continuous):
         return a + math.log(2) + self.alpha.log() + torch.lgamma(1 + a)
 
     def cdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """Q(1/beta, |z|^beta) / 2 for z = (y - loc) / alpha < 0, else 1 minus it; Q the upper incomplete gamma function."""
+        """Q(1/beta, |z|^beta) / 2 for z = (y - loc) / alpha < 0, else 1 minus it, with the upper incomplete gamma Q."""
         return self._below((value - self.loc) / self.alpha)
 
     def _below(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        tail = torch.special.gammaincc(1 / self.beta, z.abs().pow(self.beta)) / 2
+        tail = self._outside(torch.where(z < 0, -z, z)) / 2
         return torch.where(z < 0, tail, 1 - tail)
+
+    def _outside(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """P(|Y - loc| > alpha z) = Q(a, z^beta), by 1 - z / Gamma(1 + a) where z^beta is tiny and might underflow."""
+        a, t = torch.broadcast_tensors(1 / self.beta, z.pow(self.beta))
+        return torch.where(
+            t < TINY, 1 - z * torch.exp(-torch.lgamma(1 + a)), torch.special.gammaincc(a, t.clamp(min=TINY))
+        )
 
     def icdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """loc +- alpha t^{1/beta} with Q(1/beta, t) = 2 min(u, 1 - u), Q as in `cdf`.
@@ -121,10 +130,10 @@ class GeneralizedNormal(Continuous):
         u, a = (v.detach().double().cpu().numpy() for v in (value, 1 / self.beta))
         t = scipy.special.gammainccinv(a, 2 * np.minimum(u, 1 - u))
         # P(a, t) = t^a / Gamma(1 + a) for small t, which underflows long before t^a does
-        z = np.where(t < 1e-20, np.abs(2 * u - 1) * scipy.special.gamma(1 + a), t**a)
+        z = np.where(t < TINY, np.abs(2 * u - 1) * scipy.special.gamma(1 + a), t**a)
         return self.loc + self.alpha * torch.as_tensor(np.sign(u - 0.5) * z).to(self.loc)
 
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Float[Tensor, "..."]:
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Float[Tensor, "..."]:
         """loc + alpha V G^{1/beta} with V ~ U(-1, 1) and G ~ Gamma(1 + 1/beta, 1).
 
         T = G U^beta follows a Gamma(1/beta, 1) for U ~ U(0, 1); T itself would underflow at a large beta.
@@ -142,7 +151,7 @@ class GeneralizedNormal(Continuous):
         z = (value - self.loc).abs() / self.alpha
         a, t = torch.broadcast_tensors(a, z.pow(self.beta))
         first_moment = torch.exp(torch.lgamma(2 * a) - torch.lgamma(a))
-        return self.alpha * (z * torch.special.gammainc(a, t) + first_moment * torch.special.gammaincc(2 * a, t))
+        return self.alpha * (z * (1 - self._outside(z)) + first_moment * torch.special.gammaincc(2 * a, t))
 
     @property
     def mean_difference(self) -> Float[Tensor, "*batch"]:
@@ -225,6 +234,8 @@ class Mixture(Continuous, td.MixtureSameFamily):
         u = torch.cat([tails, (1 - tails[:-1]).flip(0)]).to(self.mean)
         u = u.clamp(torch.finfo(u.dtype).eps, 1 - torch.finfo(u.dtype).eps)
         grid = parts.icdf(u.reshape(-1, *(1 for _ in parts.batch_shape)).expand(-1, *parts.batch_shape))
+        if isinstance(parts, Bar):  # where F has its kinks
+            grid = torch.cat([grid, parts.edges.movedim(-1, 0)])
         grid = grid.movedim(0, -1).flatten(-2).sort(-1).values
         nodes, weights = (torch.as_tensor(v).to(grid) for v in np.polynomial.legendre.leggauss(order))
         half = grid.diff(dim=-1).unsqueeze(-1) / 2

@@ -9,7 +9,18 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from bayesvision.core import Conditionable, Log, Prior, check_classes, check_inputs, check_targets, columns_of, describe, share
+from bayesvision.core import (
+    Conditionable,
+    Log,
+    Prior,
+    check_classes,
+    check_inputs,
+    check_prior,
+    check_targets,
+    columns_of,
+    describe,
+    share,
+)
 from bayesvision.distributions import Bar, Categorical
 from bayesvision.heads import BarHead, CategoricalHead
 from bayesvision.training import Train, generator, minimize, seeded
@@ -19,7 +30,9 @@ __all__ = ["PFN", "PFNPosterior"]
 
 EMPTY = 0.1  # probability of an empty context, so that the prior predictive is learned too
 TARGETS = 1_000_000  # sample that the borders are quantiles of
+SPLITS = 256  # splits that it is drawn over
 QUERIES = 16  # least number of queries of a training task
+FAR = 1e12  # in the network's units; beyond, squares in its norms overflow float32, and nothing there was trained
 CHUNK = 2048  # queries of one forward pass in predict, times the batch: bounds its memory
 
 
@@ -27,14 +40,15 @@ CHUNK = 2048  # queries of one forward pass in predict, times the batch: bounds 
 class PFN:
     """Prior-data fitted network (Mueller et al. 2022, arXiv 2112.10510).
 
-    Minimises the expected negative log-likelihood -E log q(y' | x', x, y) over data sets drawn from a prior (eq. 3), whose
-    minimiser is the posterior predictive. Every step has one split: no context with probability 0.1, otherwise n rows with n
-    log-uniform up to `context`, followed by max(n, 16) queries; short data sets come in larger batches (up to 8 times `batch`), so
-    that steps cost about the same. The paper's split, n of a fixed N with weight 1 / (N - n), hardly ever shows a
-    small context: at equal time its gap to the exact posterior was 3.1 nats after one row and this one's 0.03.
+    Minimises the expected negative log-likelihood -E log q(y' | x', x, y) over data sets drawn from a prior (eq. 3),
+    whose minimiser is the posterior predictive. Every step has one split: no context with probability 0.1, otherwise n
+    rows with n log-uniform up to `context`, followed by max(n, 16) queries; short data sets come in larger batches (up
+    to 8 times `batch`), so that steps cost about the same. The paper's split, n of a fixed N with weight 1 / (N - n),
+    hardly ever shows a small context: at equal time its gap to the exact posterior was 3.1 nats after one row and this
+    one's 0.03.
 
     Args:
-        features: greatest number of columns; with fewer, the rest is zero and the given ones are scaled by features / used.
+        features: greatest number of columns; with fewer, the rest is zero and the others are scaled by features / used.
         classes: None for regression, otherwise the greatest number of classes.
         context: greatest number of context rows.
         width, layers, heads: size of the transformer.
@@ -72,12 +86,10 @@ class PFN:
         """Train on data sets drawn from the prior `source`; the result has seen no data.
 
         Raises:
-            ValueError: the prior draws more columns or other classes than this network takes.
+            ValueError: the prior draws more columns or other classes than this network takes, or wrong shapes.
             TypeError: `source` is not a prior.
         """
-        if not isinstance(source, Prior):
-            raise TypeError(f"source must be a prior with a method sample, got {type(source).__name__}")
-        stream = _Stream(self, source)
+        stream = _Stream(self, check_prior(source))
         posterior = self.untrained(stream.borders() if self.classes is None else None)
         recipe = {"method": describe(self), "prior": describe(source)}
         cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log)
@@ -126,13 +138,14 @@ class Frame(NamedTuple):
     def inputs(self, x: Float[Tensor, "*batch rows used"], features: int) -> Float[Tensor, "*batch rows features"]:
         """Columns in the network's units, scaled by features / used and padded with zeros."""
         used = x.shape[-1]
-        return pad((x - self.x_loc) / self.x_scale * (features / used), (0, features - used))
+        scaled = (x - self.x_loc) / self.x_scale * (features / used)
+        return pad(scaled.clamp(-FAR, FAR), (0, features - used))
 
     def targets(self, y: Shaped[Tensor, "*batch rows"], classes: int | None) -> Float[Tensor, "*batch rows targets"]:
         """Target tokens: the target in the network's units, or its class as a one-hot vector."""
         if classes is not None:
             return one_hot(y, classes).to(self.y_loc.dtype)
-        return ((y - self.y_loc) / self.y_scale).unsqueeze(-1)
+        return ((y - self.y_loc) / self.y_scale).clamp(-FAR, FAR).unsqueeze(-1)
 
 
 def _statistics(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -152,7 +165,7 @@ class _Stream:
         self.device = method.train.pick_device()
 
     def sizes(self, step: int) -> tuple[int, int, int]:
-        """Data sets of a micro-batch, their rows, and how many of the rows are context: one split for the whole step."""
+        """Data sets of a micro-batch, their rows, and how many rows are context: one split for the whole step."""
         method, most = self.method, self.method.context
         source = generator("cpu", method.train.seed, step, 1 << 32)
         empty, u = torch.rand(2, generator=source, dtype=torch.float64).tolist()
@@ -167,18 +180,25 @@ class _Stream:
         return sum(self.sizes(step)[0] for step in range(train.steps)) * train.accumulate
 
     def batch(self, step: int, part: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Network inputs of one micro-batch, context x and y and query x, and the query targets as the head takes them."""
-        return self._draw(step, part, self.device)
+        """Network inputs of one micro-batch, context x and y and query x, and the targets as the head takes them."""
+        return self._draw(step, part, self.device, self.sizes(step)[0])
 
-    def _draw(self, step: int, part: int, device: torch.device | str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _draw(
+        self, step: int, part: int, device: torch.device | str, size: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         method = self.method
-        size, rows, context = self.sizes(step)
+        _, rows, context = self.sizes(step)
         task = self.prior.sample(size, rows, generator=generator(device, method.train.seed, step, part))
         x, y = task.x, task.y
+        if x.ndim != 3 or x.shape[:2] != (size, rows) or y.shape != (size, rows):
+            raise ValueError(
+                f"the prior must draw x [{size}, {rows}, features] and y [{size}, {rows}], "
+                f"got {list(x.shape)} and {list(y.shape)}"
+            )
+        x = x.float()
         if x.shape[-1] > method.features:
             raise ValueError(f"features={method.features} is less than the {x.shape[-1]} columns that the prior draws")
-        if method.classes is not None:
-            y = check_classes(y, x, method.classes, "the prior's y")
+        y = y.float() if method.classes is None else check_classes(y, x, method.classes, "the prior's y")
         frame = Frame.of(x[:, :context], y[:, :context], method)
         inputs, targets = frame.inputs(x, method.features), frame.targets(y, method.classes)
         answers = y[:, context:] if method.classes is not None else targets[:, context:, 0]
@@ -186,11 +206,12 @@ class _Stream:
 
     def borders(self) -> Float[Tensor, " edges"]:
         """Quantiles of a large sample of the targets that training will see, in the network's units."""
-        parts, count, step = [], 0, 1 << 40  # steps that training does not reach
-        while count < TARGETS:
-            answers = self._draw(step, 0, "cpu")[-1]  # on the CPU, so that they are the same on every device
+        parts = []
+        for step in range(1 << 40, (1 << 40) + SPLITS):  # steps that training does not reach
+            _, rows, context = self.sizes(step)
+            size = math.ceil(TARGETS / SPLITS / (rows - context))  # every split counts alike, as in the loss
+            answers = self._draw(step, 0, "cpu", size)[-1]  # on the CPU, so that they are the same on every device
             parts.append(answers.flatten())
-            count, step = count + answers.numel(), step + 1
         return Bar.borders_of(torch.cat(parts), self.method.bars)
 
 
@@ -233,11 +254,13 @@ class PFNPosterior(Conditionable):
         """
         method, names = self.method, columns_of(x)
         x = check_inputs(x, None if self.x is None else self.x.shape[-1], self.columns).to(self.device)
-        y = check_classes(y, x, method.classes) if method.classes is not None else check_targets(y, x).double()
-        x = x.double()
+        if self.x is not None and x.shape[:-2] != self.x.shape[:-2]:
+            raise ValueError(f"x must have the batch axes {tuple(self.x.shape[:-2])}, got {tuple(x.shape[:-2])}")
+        x, y = (
+            x.double(),
+            check_classes(y, x, method.classes) if method.classes else check_targets(y, x, seen=self.y).double(),
+        )
         if self.x is not None and self.y is not None:
-            if x.shape[:-2] != self.x.shape[:-2]:
-                raise ValueError(f"x must have the batch axes {tuple(self.x.shape[:-2])}, got {tuple(x.shape[:-2])}")
             x, y = torch.cat([self.x, x], -2), torch.cat([self.y, y], -1)
         self._check_size(x)
         new = share(self)
@@ -278,6 +301,8 @@ class PFNPosterior(Conditionable):
     def predict(self, x: Any) -> Bar | Categorical:
         """Posterior predictive of every row of `x`, in the dtype of `x`; the prior predictive before `condition`.
 
+        The batch axes of `x` broadcast with those of the context.
+
         Raises:
             ValueError: wrong shapes, values that are not finite, or more columns than the network was trained for.
         """
@@ -288,6 +313,13 @@ class PFNPosterior(Conditionable):
         if seen is None:
             self._check_size(x[..., :1, :])
             seen = x[..., :0, :].detach()
+        try:
+            x = x.expand(*torch.broadcast_shapes(x.shape[:-2], seen.shape[:-2]), *x.shape[-2:])
+        except RuntimeError:
+            raise ValueError(
+                f"x must have batch axes that broadcast with the context's {tuple(seen.shape[:-2])}, "
+                f"got {tuple(x.shape[:-2])}"
+            ) from None
         frame = Frame.of(seen, seen[..., 0] if self.y is None else self.y, self.method)
         inputs = frame.inputs(x, self.method.features).to(kind)
         cache = self._cache(inputs)
@@ -297,6 +329,16 @@ class PFNPosterior(Conditionable):
             return self.head(raw)
         return self.head(raw, frame.y_loc.to(wide), frame.y_scale.to(wide))
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        x, y, before = self.x, self.y, self.network.prior_token
+        before = before.device, before.dtype
+        super()._apply(fn, recurse)
+        if x is not None and y is not None:  # the rows stay exact: a rounded offset would move every prediction
+            self.x, self.y = x.to(self.device), y.to(self.device)
+            if before != (self.device, self.network.prior_token.dtype):
+                self._remember()
+        return self
+
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights, borders and context; the recipe and the card."""
         tensors = dict(self.state_dict())
@@ -305,17 +347,18 @@ class PFNPosterior(Conditionable):
         return tensors, {"method": "PFN", "recipe": asdict(self.method), "card": self.card, "columns": self.columns}
 
     @classmethod
-    def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+    def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> "PFNPosterior":
         """The posterior that `export` described."""
-        recipe = dict(header["recipe"])
-        method = PFN(**recipe | {"train": Train(**recipe["train"])})
-        weights = {k: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items() if k not in ("x", "y")}
-        posterior = method.untrained(weights.get("head.borders"))
-        posterior.load_state_dict(weights)
+        recipe: dict[str, Any] = {**header["recipe"], "train": Train(**header["recipe"]["train"])}
+        method = PFN(**recipe)
+        weights = {k: v for k, v in tensors.items() if k not in ("x", "y")}
+        posterior = method.untrained(weights["head.borders"] if method.classes is None else None)
+        posterior.to(weights["network.norm.weight"].dtype).load_state_dict(weights)
         posterior.card = header["card"]
         posterior.requires_grad_(False).eval()
         if "x" in tensors:
             posterior.x, posterior.y = tensors["x"], tensors["y"]
+            posterior._check_size(tensors["x"])
             posterior._remember()
         posterior.columns = tuple(header["columns"]) if header["columns"] else None
         return posterior

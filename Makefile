@@ -1,0 +1,45 @@
+# Set-up needs Python 3.11 or newer and pip. Everything lives in .venv; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+.PHONY: setup test test-all lint types contracts docs demo check clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+test: setup  ## the tests, under 15 minutes on two cores
+	$(PYTEST) -m "not slow"
+
+test-all: setup  ## the slower checks as well
+	$(PYTEST)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+contracts: setup
+	$(BIN)/lint-imports
+
+docs: setup
+	OMP_NUM_THREADS=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+check: lint types contracts docs test  ## what CI runs
+
+demo: setup  ## the main job on real data: demo/fit.png and a table
+	$(BIN)/python examples/demo_data.py demo
+	$(BIN)/bayesvision predict demo/train.csv --target y --test demo/test.csv \
+		--out demo/predictions.csv --plot demo/fit.png --compare gp,nuts
+
+clean:
+	rm -rf $(VENV) build dist demo docs/_build docs/gallery docs/api .pytest_cache .ruff_cache

@@ -101,8 +101,13 @@ def _restore(tensors: dict[str, Tensor], header: dict[str, Any]) -> Posterior:
 
 def shipped() -> dict[str, Shipped]:
     """The checkpoints that come with the package, by name."""
-    index = resources.files("bayesvision.pretrained").joinpath("index.json").read_text(encoding="utf-8")
+    index = (_folder() / "index.json").read_text(encoding="utf-8")
     return {name: Shipped(**entry) for name, entry in json.loads(index).items()}
+
+
+def _folder() -> Path:
+    # as a folder of the package: importing it as a module would hide the function bayesvision.pretrained
+    return Path(str(resources.files("bayesvision"))) / "pretrained"
 
 
 def shipped_file(name: str) -> Path:
@@ -114,7 +119,7 @@ def shipped_file(name: str) -> Path:
     known = shipped()
     if name not in known:
         raise ValueError(f"name must be one of {', '.join(known)}, got {name!r}; for a file of your own use load(path)")
-    path = Path(str(resources.files("bayesvision.pretrained").joinpath(known[name].file)))
+    path = _folder() / known[name].file
     if not path.is_file():
         raise ValueError(f"{path} is missing; install bayesvision again")
     found = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -678,7 +678,7 @@ def test_the_set_transformer_and_a_whole_loss_compile_without_a_graph_break(tmp_
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
 def test_a_compiled_run_gives_the_losses_of_an_eager_one(tmp_path):
     log = Recorder()
-    tiny_pfn(log=log)
+    tiny_pfn(log=log, steps=4)
     finish(start(tmp_path, "--pfn", "--compile"), timeout=600)  # not under the checks of annotations
     compiled = [json.loads(line)["loss"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     torch.testing.assert_close(torch.tensor(compiled), log.losses, rtol=0, atol=1e-3)

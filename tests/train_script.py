@@ -58,9 +58,9 @@ def run(train=TINY, log=None, network=None, pause=0.0, terminate_at=None):
 PFN = bv.PFN(context=8, width=16, layers=2, heads=2, bars=20)
 
 
-def tiny_pfn(train=TINY, log=None):
+def tiny_pfn(train=TINY, log=None, steps=30):
     with mock.patch.object(bayesvision.methods.pfn, "TARGETS", 5000):  # borders of a smaller sample
-        return replace(PFN, train=replace(train, steps=30)).fit(BayesianLinear(), log)
+        return replace(PFN, train=replace(train, steps=steps)).fit(BayesianLinear(), log)
 
 
 class Recorder:
@@ -160,7 +160,7 @@ def main():
     train = replace(TINY, folder=state, interval=options.interval, sharding=options.sharding)
     log = bv.JsonLines(options.out / "log.jsonl")
     if options.pfn:
-        network = tiny_pfn(replace(train, folder=None, compile=options.compile), log)
+        network = tiny_pfn(replace(train, folder=None, compile=options.compile), log, steps=4)
     else:
         network, _ = run(train, log, pause=options.pause)
     if int(os.environ.get("RANK", 0)) == 0:

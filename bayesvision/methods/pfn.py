@@ -153,7 +153,8 @@ def _statistics(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     if values.shape[axis] == 1:
         return loc, torch.ones_like(loc)
     scale = values.std(axis, keepdim=True)
-    floor = 1e-12 * values.abs().amax(axis, keepdim=True)  # rounding noise around a constant is no spread
+    # rounding noise around a constant is no spread
+    floor = 16 * torch.finfo(values.dtype).eps * values.abs().amax(axis, keepdim=True)
     return loc, torch.where(scale > floor, scale, torch.ones_like(scale))
 
 

@@ -1,0 +1,19 @@
+"""The command `bayesvision`; torch is imported only by the commands that need it, when they run."""
+
+import click
+
+from bayesvision.cli.inspect import info, validate
+from bayesvision.cli.predict import predict
+from bayesvision.cli.pretrain import pretrain
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="bayesvision")
+def main() -> None:
+    """Bayesian prediction: calibrated answers from tables, priors and checkpoints."""
+
+
+for command in (predict, pretrain, validate, info):
+    main.add_command(command)

@@ -1,0 +1,112 @@
+"""What the commands share: how they fail, wait, and show tables, and how models and priors are named."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from bayesvision.methods.pfn import PFNPosterior
+
+__all__ = ["FILE", "Command", "build_prior", "construct", "open_model", "show", "timed", "waiting"]
+
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+class Command(click.Command):
+    """A command whose bad input ends in one line on standard error and exit code 2."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, ImportError) as error:
+            click.echo(f"bayesvision {ctx.info_name}: {' '.join(str(error).split())}", err=True)
+            ctx.exit(2)
+        except KeyboardInterrupt:
+            click.echo(f"bayesvision {ctx.info_name}: interrupted", err=True)
+            ctx.exit(130)
+
+
+@contextlib.contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """A moving bar and a clock for work whose length nobody knows, gone when it is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn(text), BarColumn(pulse_style="cyan"), TimeElapsedColumn(), console=console, transient=True
+    ) as progress:
+        progress.add_task(text, total=None)
+        yield
+
+
+def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table, its first column to the left and the others to the right."""
+    from rich.console import Console
+    from rich.table import Table as Grid
+
+    grid = Grid(title=title, title_justify="left", header_style="bold")
+    for k, name in enumerate(columns):
+        grid.add_column(name, justify="left" if k == 0 else "right")
+    for row in rows:
+        grid.add_row(*row)
+    Console().print(grid)
+
+
+def open_model(model: str) -> "PFNPosterior":
+    """A PFN for regression, shipped under a name or kept in a file."""
+    from bayesvision.checkpoints import load, pretrained, shipped
+    from bayesvision.methods.pfn import PFNPosterior
+
+    if model not in shipped() and not Path(model).is_file():
+        raise ValueError(f"{model!r} is neither a file nor one of the shipped models ({', '.join(shipped())})")
+    posterior = pretrained(model) if model in shipped() else load(model)
+    if not isinstance(posterior, PFNPosterior) or posterior.method.classes is not None:
+        raise ValueError(f"{model!r} is not a PFN for regression")
+    return posterior
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` predicts, without gradients, and the seconds it took."""
+    import torch
+
+    start = time.perf_counter()
+    with torch.no_grad():
+        predictive = work()
+    return predictive, time.perf_counter() - start
+
+
+def build_prior(fields: dict[str, Any]) -> Any:
+    """A prior of the package `priors` from its description: {"name": its class, its fields}."""
+    import priors
+
+    fields = dict(fields)
+    name = fields.pop("name", None)
+    known = [n for n in vars(priors) if isinstance(vars(priors)[n], type) and "sample" in vars(vars(priors)[n])]
+    if name not in known:
+        raise ValueError(f"[prior] needs a name, one of {', '.join(sorted(known))}; got {name!r}")
+
+    def build(value: Any) -> Any:
+        if isinstance(value, dict):
+            return build_prior(value)
+        return tuple(build(v) for v in value) if isinstance(value, list) else value
+
+    return construct(getattr(priors, name), {k: build(v) for k, v in fields.items()}, f"[prior] {name}")
+
+
+def construct(kind: type, fields: dict[str, Any], where: str) -> Any:
+    """A dataclass from named fields, with a complaint that names the unknown ones."""
+    import dataclasses
+
+    known = [f.name for f in dataclasses.fields(kind)]
+    unknown = [name for name in fields if name not in known]
+    if unknown:
+        raise ValueError(f"{where} has no field {', '.join(unknown)}; its fields are {', '.join(known)}")
+    try:
+        return kind(**fields)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None

@@ -1,0 +1,110 @@
+"""`bayesvision pretrain`: from a recipe to a checkpoint."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bayesvision.cli.common import FILE, Command, build_prior, construct
+
+__all__ = ["pretrain", "read_recipe"]
+
+
+class _Bar:
+    """A progress bar that takes a training log."""
+
+    def __init__(self, progress: Any, steps: int) -> None:
+        self.progress, self.task = progress, progress.add_task("training", total=steps, loss=float("nan"))
+
+    def log(self, metrics: dict[str, float], step: int, /) -> None:
+        self.progress.update(self.task, completed=step, loss=metrics["loss"])
+
+
+class _Both:
+    """Hands a training log on to several."""
+
+    def __init__(self, *logs: Any) -> None:
+        self.logs = logs
+
+    def log(self, metrics: dict[str, float], step: int, /) -> None:
+        for log in self.logs:
+            log.log(metrics, step)
+
+
+@contextlib.contextmanager
+def _training_log(path: Path | None, steps: int) -> "Iterator[_Both]":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from bayesvision.training import JsonLines
+
+    parts = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    ]
+    with Progress(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        lines = JsonLines(path) if path is not None else None
+        yield _Both(_Bar(progress, steps), *([lines] if lines else []))
+        if lines is not None:
+            lines.close()
+
+
+def read_recipe(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """The prior, and the fields of the method and of its training."""
+    import tomllib
+
+    try:
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    sections = {"prior", "pfn", "train"}
+    if "prior" not in recipe or set(recipe) - sections:
+        raise ValueError(
+            f"{path}: a recipe has the sections [prior], [pfn] and [train], got {', '.join(recipe) or 'none'}"
+        )
+    return build_prior(recipe["prior"]), recipe.get("pfn", {}), recipe.get("train", {})
+
+
+@click.command(cls=Command)
+@click.argument("recipe", type=FILE)
+@click.option("--out", type=FILE, required=True, help="The checkpoint to write.")
+@click.option("--resume", is_flag=True, help="Go on from the training state that an earlier run left.")
+@click.option("--log", type=FILE, help="Append metrics to this file, one JSON object a line.")
+@click.option("--half", is_flag=True, help="Store the weights in float16.")
+def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool) -> None:
+    """Train a PFN on the prior of RECIPE (TOML); works under torchrun as well."""
+    import os
+    import shutil
+
+    prior, fields, training = read_recipe(recipe)
+    import torch
+
+    import bayesvision as bv
+
+    folder = out.with_name(out.name + ".training")
+    if (
+        folder.exists()
+        and not resume
+        and int(os.environ.get("RANK", 0)) == 0
+        and "TORCHELASTIC_RUN_ID" not in os.environ
+    ):
+        raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
+    train = construct(bv.Train, {"folder": str(folder), **training}, "[train]")
+    method = construct(bv.PFN, {**fields, "train": train}, "[pfn]")
+    with _training_log(log, train.steps) as progress:
+        posterior = method.fit(prior, progress)
+    if int(os.environ.get("RANK", 0)) == 0:
+        bv.save(posterior, out, torch.float16 if half else None)
+        shutil.rmtree(folder, ignore_errors=True)
+        click.echo(f"wrote {out}: {posterior.card['parameters']:,} parameters, {posterior.card['tasks']:,} tasks")

@@ -31,7 +31,7 @@ class BarHead(nn.Module):
         loc: float | Float[Tensor, "*#batch"] = 0.0,
         scale: float | Float[Tensor, "*#batch"] = 1.0,
     ) -> Bar:
-        """Distribution of loc + scale z, z in the network's units; in the widest dtype of `raw`, `scale` and float32."""
+        """Distribution of loc + scale z, z in the network's units; in the widest dtype of the arguments."""
         wide = torch.promote_types(raw.dtype, torch.float32)
         if isinstance(scale, Tensor):
             wide = torch.promote_types(wide, scale.dtype)

@@ -22,7 +22,10 @@ def is_table(value: Any) -> bool:
 
 def is_flat(row: dict[str, Any]) -> bool:
     """Whether no value of `row` is a dict or a list of other things than scalars."""
-    return not any(isinstance(v, dict) or (isinstance(v, list) and any(isinstance(p, dict | list) for p in v)) for v in row.values())
+    return not any(
+        isinstance(v, dict) or (isinstance(v, list) and any(isinstance(p, dict | list) for p in v))
+        for v in row.values()
+    )
 
 
 def cell(value: Any) -> str:
@@ -57,7 +60,7 @@ def columns_line(cells: Any) -> str:
 
 
 def render(results: dict[str, Any], title: str = "") -> str:
-    """MyST of one JSON object: lists of flat dicts as tables, dicts in turn, the rest as a list, the machine as a line."""
+    """MyST of a JSON object: lists of flat dicts as tables, dicts in turn, the rest as a list, the machine as a line."""
     tables, facts, machine = [], [], ""
     for key, value in results.items():
         name = f"{title}, {key}" if title else key

@@ -36,8 +36,8 @@ posterior = pfn.fit(prior)
 print(f"{posterior.card['tasks']:,} data sets in {posterior.card['seconds']:.0f} s")
 
 # %%
-# ``fit`` has seen the prior but no data, so ``predict`` gives the prior predictive. ``condition`` returns a new posterior
-# that has seen some rows as well; it takes one forward pass.
+# ``fit`` has seen the prior but no data, so ``predict`` gives the prior predictive. ``condition`` returns a new
+# posterior that has seen some rows as well; it takes one forward pass.
 
 task = prior.sample(1, 7, generator=generator("cpu", 3))
 x, y = task.x[0], task.y[0]

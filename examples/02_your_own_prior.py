@@ -2,9 +2,9 @@
 Your own prior
 ==============
 
-A prior is a class with a method ``sample``, or a pyro program. Here is an enzyme's rate against the concentration of its
-substrate, y = top x / (half + x) + noise, first as a class that a network learns from, then as a program on which the No-U-Turn
-sampler checks the network.
+A prior is a class with a method ``sample``, or a pyro program. Here is an enzyme's rate against the concentration of
+its substrate, y = top x / (half + x) + noise, first as a class that a network learns from, then as a program on which
+the No-U-Turn sampler checks the network.
 """
 
 # %%
@@ -26,8 +26,9 @@ parser.add_argument("--smoke", action="store_true", help="train and sample for s
 smoke = parser.parse_args().smoke
 
 # %%
-# The class needs no base class. It draws a whole batch of data sets at once, on the generator's device, and every random number comes
-# from the generator: then a run is a pure function of its seed. A dataclass describes itself in the checkpoint.
+# The class needs no base class. It draws a whole batch of data sets at once, on the generator's device, and every
+# random number comes from the generator: then a run is a pure function of its seed. A dataclass describes itself in the
+# checkpoint.
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ axes[1].set_ylabel("")
 plt.show()
 
 # %%
-# A pyro program that draws x as well is a prior by itself: ``PyroPrior`` draws data sets from it, and ``pfn.fit`` takes it
-# like any other prior.
+# A pyro program that draws x as well is a prior by itself: ``PyroPrior`` draws data sets from it, and ``pfn.fit`` takes
+# it like any other prior.
 
 
 def program(rows):

@@ -49,7 +49,9 @@ square = torch.cartesian_prod(ticks, ticks)
 probs = posterior.predict(square).class_probs.reshape(60, 60, 3)
 figure, axes = plt.subplots(1, 3, figsize=(11, 3.6), sharey=True, layout="constrained")
 for k, ax in enumerate(axes):
-    image = ax.pcolormesh(ticks, ticks, probs[..., k].T, vmin=0, vmax=1, cmap="Blues", shading="gouraud", rasterized=True)
+    image = ax.pcolormesh(
+        ticks, ticks, probs[..., k].T, vmin=0, vmax=1, cmap="Blues", shading="gouraud", rasterized=True
+    )
     for member, face in ((y[:40] == k, "#D55E00"), (y[:40] != k, "none")):
         ax.scatter(*x[:40][member].T, s=24, facecolor=face, edgecolor="#262626", linewidth=0.7)
     ax.set(title=f"P(class {k})", xlabel="x₀", aspect="equal", xlim=(0, 1), ylim=(0, 1))

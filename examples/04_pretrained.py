@@ -2,13 +2,13 @@
 A network that comes with the package
 =====================================
 
-``bv.pretrained`` opens a posterior that has already learned its prior. Nothing is trained and nothing is downloaded: conditioning on a
-table takes one forward pass.
+``bv.pretrained`` opens a posterior that has already learned its prior. Nothing is trained and nothing is downloaded:
+conditioning on a table takes one forward pass.
 """
 
 # %%
-# The diabetes data of scikit-learn, 442 patients (Efron, Hastie, Johnstone and Tibshirani 2004). The network takes at most
-# eight columns, so the last two blood measurements stay out.
+# The diabetes data of scikit-learn, 442 patients (Efron, Hastie, Johnstone and Tibshirani 2004). The network takes at
+# most eight columns, so the last two blood measurements stay out.
 
 import argparse
 
@@ -31,8 +31,8 @@ rows = min(60 if smoke else 250, trained.method.context)
 seen, held = order[:rows], order[rows:]
 
 # %%
-# ``condition`` takes frames as they are and remembers the column names. Beside it an exact Gaussian process, whose hyper-parameters
-# are fitted to the same rows.
+# ``condition`` takes frames as they are and remembers the column names. Beside it an exact Gaussian process, whose
+# hyper-parameters are fitted to the same rows.
 
 data = bv.Data(x.iloc[seen], y.iloc[seen])
 posteriors = {"PFN": trained.condition(*data), "GP": bv.GP(restarts=0 if smoke else 3).fit(data)}

@@ -27,7 +27,9 @@ def blocks(page: Path, kind: str) -> list[tuple[int, str]]:
 def run(page: Path) -> None:
     namespace = {"__name__": "__main__"}
     for line, code in blocks(page, "python"):
-        exec(compile("\n" * line + code, str(page), "exec"), namespace)  # the blank lines make tracebacks point into the page
+        exec(
+            compile("\n" * line + code, str(page), "exec"), namespace
+        )  # the blank lines make tracebacks point into the page
 
 
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
@@ -40,7 +42,8 @@ def test_the_runner_runs_what_is_not_marked_and_shares_a_page_s_names(tmp_path):
     page = tmp_path / "page.md"
     fence = "```"
     page.write_text(
-        f"{fence}python\na = 1\n{fence}\n<!-- not run -->\n{fence}python\nraise OSError\n{fence}\n{fence}bash\nfalse\n{fence}\n"
+        f"{fence}python\na = 1\n{fence}\n<!-- not run -->\n{fence}python\nraise OSError\n{fence}\n"
+        f"{fence}bash\nfalse\n{fence}\n"
         f"{fence}{{code-cell}} python3\nraise OSError\n{fence}\n{fence}python\nraise KeyError(a)\n{fence}\n"
     )
     with pytest.raises(KeyError, match="1") as error:
@@ -51,7 +54,9 @@ def test_the_runner_runs_what_is_not_marked_and_shares_a_page_s_names(tmp_path):
 RECIPES = [(p.name, code) for p in PAGES for _, code in blocks(p, "toml")]
 
 
-@pytest.mark.parametrize("code", [code for _, code in RECIPES], ids=[f"{name}-{k}" for k, (name, _) in enumerate(RECIPES)])
+@pytest.mark.parametrize(
+    "code", [code for _, code in RECIPES], ids=[f"{name}-{k}" for k, (name, _) in enumerate(RECIPES)]
+)
 def test_recipes_name_real_fields(code, tmp_path):
     import bayesvision as bv
 
@@ -81,7 +86,9 @@ def test_the_whole_recipe_is_whole():
 
 def test_every_result_is_shown():
     page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    missing = [p.stem for p in (ROOT / "benchmarks" / "results").glob("*.json") if f"{{results}} {p.stem}\n" not in page]
+    missing = [
+        p.stem for p in (ROOT / "benchmarks" / "results").glob("*.json") if f"{{results}} {p.stem}\n" not in page
+    ]
     assert not missing, f"docs/benchmarks.md does not show {missing}"
 
 
@@ -94,7 +101,10 @@ def test_results_become_tables(tmp_path):
         "machine": {"date": "2026-01-02", "cores": 2},
         "tasks": 20_000,
         "sizes": [1, 2],
-        "models": [{"model": "A|B", "nll": -0.123456, "rows": 10}, {"model": "C", "nll": None, "rows": 20, "extra": True}],
+        "models": [
+            {"model": "A|B", "nll": -0.123456, "rows": 10},
+            {"model": "C", "nll": None, "rows": 20, "extra": True},
+        ],
         "networks": {"5": {"gaps": [{"gap": 0.5}]}},
     }
     (tmp_path / "some.json").write_text(json.dumps(measured))

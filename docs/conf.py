@@ -37,9 +37,10 @@ nb_execution_mode = "force"
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_merge_streams = True
+nb_output_stderr = "remove"
 
 # Examples: run with --smoke. Add a number here to keep an example out.
-SKIPPED = ["04"]  # needs the shipped checkpoint pfn-gp
+SKIPPED: list[str] = []
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
@@ -68,13 +69,15 @@ def escape(app, what, name, obj, options, lines):
     """Formulas hold bars and stars, which reStructuredText would read as markup."""
     for k, line in enumerate(lines):
         parts = re.split(r"(`[^`]*`)", line)
-        parts[::2] = [re.sub(r"([*|\\])", r"\\\1", re.sub(r"(?<=\w)_(?=\W|$)", r"\_", part)) for part in parts[::2]]
+        parts[::2] = [re.sub(r"[*|\\]|(?<=\w)_(?=\W|$)", r"\\\g<0>", part) for part in parts[::2]]
         lines[k] = "".join(parts)
+    if what == "property":
+        lines.insert(0, "")  # or napoleon takes what stands before a colon for a type
 
 
 def skip(app, what, name, obj, skipped, options):
-    """Fields of named tuples are described in the docstring of their class."""
-    return True if type(obj).__name__ == "_tuplegetter" else None
+    """Fields of named tuples are described with their class; scikit-learn describes `set_..._request`."""
+    return True if type(obj).__name__ == "_tuplegetter" or name.endswith("_request") else None
 
 
 def setup(app):

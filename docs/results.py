@@ -60,7 +60,7 @@ def columns_line(cells: Any) -> str:
 
 
 def render(results: dict[str, Any], title: str = "") -> str:
-    """MyST of a JSON object: lists of flat dicts as tables, dicts in turn, the rest as a list, the machine as a line."""
+    """MyST of a JSON object: lists of flat dicts as tables, dicts in turn, the rest as a list, the machine last."""
     tables, facts, machine = [], [], ""
     for key, value in results.items():
         name = f"{title}, {key}" if title else key

@@ -94,6 +94,14 @@ def test_conditioning_in_parts(instance):
     torch.testing.assert_close(numbers(parts, instance), numbers(whole, instance), rtol=1e-4, atol=1e-5)
 
 
+@each([i for i in playing(CONDITIONABLE) if i.classes is None])
+def test_a_part_may_be_constant_if_the_whole_is_not(instance):
+    x, y = instance.rows(3, seed=3)
+    y[:2] = y[0]
+    whole, parts = seen(instance).condition(x, y), seen(instance).condition(x[:2], y[:2]).condition(x[2:], y[2:])
+    torch.testing.assert_close(numbers(parts, instance), numbers(whole, instance), rtol=1e-4, atol=1e-5)
+
+
 @each(playing(CONDITIONABLE))
 def test_row_order_does_not_matter(instance):
     x, y = instance.rows(9, seed=3)

@@ -7,11 +7,10 @@ from functools import lru_cache
 import pytest
 import scipy.stats
 import torch
-from torch import nn
 from torch.nn.functional import one_hot
 
 from bayesvision import PFN, Train
-from bayesvision.methods.pfn import CHUNK, _Stream
+from bayesvision.methods.pfn import CHUNK, _statistics, _Stream
 from bayesvision.training import seeded
 from priors import BayesianLinear, RandomNetwork, Task
 
@@ -33,7 +32,7 @@ def untrained(**fields):
     with seeded(1):
         for block in posterior.network.blocks:
             for layer in (block.attention_out, block.forward_out):
-                nn.init.normal_(layer.weight, std=0.3)
+                torch.nn.init.normal_(layer.weight, std=0.3)
     return posterior
 
 
@@ -123,8 +122,8 @@ def test_fewer_columns_are_scaled_and_padded():
     def widen(part):
         return torch.cat([part * 4 / 2, torch.zeros_like(part)], -1)
 
-    narrow, wide = posterior.condition(x, y).predict(query), posterior.condition(widen(x), y).predict(widen(query))
-    assert torch.equal(narrow.logits, wide.logits)
+    wide = posterior.condition(widen(x), y).predict(widen(query))
+    assert torch.equal(posterior.condition(x, y).predict(query).logits, wide.logits)
     assert not torch.equal(posterior.condition(widen(x) / 2, y).predict(widen(query)).logits, wide.logits)
     assert torch.equal(posterior.predict(query).logits, posterior.predict(widen(query)).logits)
 
@@ -153,8 +152,9 @@ def test_standardize_copes_with_columns_that_do_not_vary():
     law = posterior.condition(x, y).predict(x + 1)
     assert torch.isfinite(law.mean).all()
     one = posterior.condition(x[:1], y[:1] + 1e6).predict(x)
-    assert torch.isfinite(one.stddev).all()
-    assert (one.mean - 1e6).abs().max() < 10
+    assert ((one.mean - 1e6).abs() + one.stddev < 10).all()
+    for kind in (torch.float32, torch.float64):  # rounding of their mean is no spread
+        assert all(_statistics(torch.full((n,), 0.1, dtype=kind), 0)[1] == 1 for n in range(1, 200))
 
 
 def test_rows_keep_their_digits_when_the_weights_do_not():
@@ -243,8 +243,7 @@ def test_a_batch_is_a_function_of_seed_step_and_part():
     torch.rand(3), first.batch(4, 0)  # what came before is forgotten
     assert all(torch.equal(a, b) for a, b in zip(first.batch(7, 1), again.batch(7, 1), strict=True))
     answers = [s.batch(*place)[-1] for s, *place in ((first, 7, 1), (first, 7, 0), (first, 8, 1), (other, 7, 1))]
-    for k in range(1, 4):
-        assert answers[k].shape != answers[0].shape or not torch.equal(answers[k], answers[0])
+    assert not any(torch.equal(answers[k], answers[0]) for k in range(1, 4))
 
 
 def test_splits():
@@ -259,8 +258,7 @@ def test_splits():
     # n = floor(51^u): adding u to n spreads it over [n, n + 1), so that P(v < k) at whole k is log k / log 51
     inside = (some.log() + u[: len(some)] * ((some + 1) / some).log()) / math.log(51)
     assert scipy.stats.kstest(inside, "uniform").pvalue > 1e-3
-    x, y, query, answers = source.batch(3, 0)
-    size, count, context = source.sizes(3)
+    (x, y, query, answers), (size, count, context) = source.batch(3, 0), source.sizes(3)
     assert (x.shape, y.shape) == ((size, context, 1), (size, context, 1))
     assert (query.shape, answers.shape) == ((size, count - context, 1), (size, count - context))
     assert source.tasks() == sum(source.sizes(step)[0] for step in range(10_000))
@@ -289,8 +287,7 @@ class Own:
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_priors_of_ones_own(kind):
-    train = Train(steps=2, batch=4, device="cpu")
-    method = replace(NARROW, train=train)
+    method = replace(NARROW, train=Train(steps=2, batch=4, device="cpu"))
     good = Own(lambda b, n: torch.rand(b, n, 2, dtype=kind), lambda b, n: torch.randn(b, n, dtype=kind))
     assert method.fit(good).head.borders.dtype == torch.float32
     wide, tall = Own(lambda b, n: torch.rand(b, n, 5), good.y), Own(good.x, lambda b, n: torch.randn(b, n, 1))

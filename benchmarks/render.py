@@ -1,0 +1,120 @@
+"""Write the tables of README.md from the JSON results: `python benchmarks/render.py`; `--check` only compares."""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+
+
+def grid(header: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join(["---"] + ["---:"] * (len(header) - 1)) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def where(results: dict[str, Any]) -> str:
+    machine = results["machine"]
+    return f"{machine['date']}, {machine['processor']}, {machine['threads']} thread, torch {machine['torch']}."
+
+
+def pfn_vs_gp(results: dict[str, Any]) -> str:
+    networks = results["networks"]
+    contexts = [str(line["context"]) for line in next(iter(networks.values()))["gaps"]]
+    rows = [
+        [features, f"{n['card']['steps']:,}", f"{n['card']['tasks']:,}"]
+        + [f"{line['gap']:.4f} ± {line['error']:.4f}" for line in n["gaps"]]
+        for features, n in networks.items()
+    ]
+    return grid(["features", "steps", "tasks", *(f"{c} rows" for c in contexts)], rows)
+
+
+def pfn_vs_nuts(results: dict[str, Any]) -> str:
+    header = ["features", "rows", "model", "NLL", "PFN − model", "s / data set", "times slower"]
+    rows = [
+        [
+            str(line["features"]),
+            str(line["rows"]),
+            line["model"],
+            f"{line['nll']:.3f} ± {line['error']:.3f}",
+            "" if line["model"] == "PFN" else f"{line['PFN minus model']:+.3f} ± {line['gap error']:.3f}",
+            f"{line['seconds']:.3g}",
+            f"{line['times slower than PFN']:,.0f}",
+        ]
+        for line in results["comparison"]
+    ]
+    return grid(header, rows) + f"\n\nNUTS: {results['nuts']}; {results['comparison'][0]['data sets']} data sets each."
+
+
+def uci(results: dict[str, Any]) -> str:
+    rows = [
+        [
+            line["set"],
+            line["model"],
+            f"{line['nll']:.3f} ± {line['nll error']:.3f}",
+            f"{line['crps']:.3f} ± {line['crps error']:.3f}",
+            f"{line['coverage 90 %']:.1%}",
+            f"{line['seconds']:.2g}",
+        ]
+        for line in results["uci"]
+    ]
+    return grid(["set", "model", "NLL", "CRPS", "90 % coverage", "seconds"], rows)
+
+
+def throughput(results: dict[str, Any]) -> str:
+    speed: dict[str, list[float]] = {}
+    share: dict[str, list[float]] = {}
+    for line in results["training"]:
+        speed.setdefault(line["package"], []).append(line["steps a second"])
+        share.setdefault(line["package"], []).append(line["share in the prior"])
+
+    def median(values: list[float]) -> float:
+        return sorted(values)[len(values) // 2]
+
+    rows = [[name, f"{median(speed[name]):.2f}", f"{median(share[name]):.1%}"] for name in speed]
+    parts = [grid(["training, same size", "steps a second", "time in the prior"], rows)]
+    priors: dict[str, dict[int, int]] = {}
+    for line in results["priors"]:
+        priors.setdefault(line["prior"], {})[line["rows"]] = line["data sets a second"]
+    sizes = sorted({line["rows"] for line in results["priors"]})
+    rows = [[name, *(f"{found[n]:,}" for n in sizes)] for name, found in priors.items()]
+    parts.append(grid(["prior (features), data sets a second", *(f"{n} rows" for n in sizes)], rows))
+    memory = json.loads((RESULTS / "prediction_memory.json").read_text())
+    found = memory["memory"][0]
+    parts.append(grid(["10,000 queries, 1,000 context rows", "value"], [[k, str(v)] for k, v in found.items()]))
+    return "\n\n".join(parts)
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "pfn_vs_gp": pfn_vs_gp,
+    "pfn_vs_nuts": pfn_vs_nuts,
+    "uci": uci,
+    "throughput": throughput,
+}
+
+
+def rendered(text: str) -> str:
+    """The README with every table made anew; a table whose JSON is missing stays as it is."""
+    for name, table in TABLES.items():
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            results = json.loads(path.read_text())
+            block = f"<!-- table: {name} -->\n{table(results)}\n\n{where(results)}\n<!-- end -->"
+            text = re.sub(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.S)
+    return text
+
+
+def main() -> int:
+    text = README.read_text(encoding="utf-8")
+    fresh = rendered(text)
+    if "--check" in sys.argv:
+        return int(fresh != text)
+    README.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

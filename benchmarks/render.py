@@ -33,7 +33,7 @@ def pfn_vs_gp(results: dict[str, Any]) -> str:
 
 
 def pfn_vs_nuts(results: dict[str, Any]) -> str:
-    header = ["features", "rows", "model", "NLL", "PFN − model", "s / data set", "times slower"]
+    header = ["features", "rows", "model", "NLL", "PFN minus model", "s / data set", "times slower"]
     rows = [
         [
             str(line["features"]),

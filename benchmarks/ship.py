@@ -3,7 +3,7 @@
     python benchmarks/ship.py my-pfn.safetensors --name pfn-gp
 
 The measured table compares the network with the Gaussian process that is told each data set's true hyper-parameters.
-Nobody who has to infer them can reach that, so the gap is an upper bound on the distance to the exact posterior predictive.
+Nobody who has to infer them can reach that, so the gap is an upper bound on that to the exact posterior predictive.
 """
 
 import argparse

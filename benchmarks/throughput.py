@@ -1,8 +1,8 @@
 """Prior throughput and training speed, against the public package `pfns` 0.4.2 at one size.
 
-Both train the same Gaussian-process prior (RBF, one feature, fixed hyper-parameters) with the same width, layers, heads,
-batch, sequence length and number of bars, in float32 on the same threads, in turn in the same run. The peer lives in an
-environment of its own:
+Both train a Gaussian-process prior (RBF, one feature, fixed hyper-parameters) with the same width, layers, heads,
+batch, sequence length and number of bars, in float32 on the same threads, in turn in the same run. The peer lives
+in an environment of its own:
 
     python -m venv peer && peer/bin/pip install torch==2.13.0
     peer/bin/pip install --no-deps pfns==0.4.2

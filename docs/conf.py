@@ -40,12 +40,11 @@ nb_merge_streams = True
 nb_output_stderr = "remove"
 
 # Examples: run with --smoke. Add a number here to keep an example out.
-SKIPPED: list[str] = []
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"/\d\d_",
-    "ignore_pattern": rf"^(?!\d\d_)|^({'|'.join(SKIPPED) or '-'})_",
+    "ignore_pattern": r"^(?!\d\d_)",
     "within_subsection_order": "FileNameSortKey",
     "reset_argv": "results.smoke",
     "download_all_examples": False,

@@ -43,7 +43,7 @@ def info(checkpoint: str, as_json: bool) -> None:
 @click.command(cls=Command)
 @click.argument("checkpoint")
 @click.option(
-    "--tasks", default=20, show_default=True, type=click.IntRange(1), help="Fresh data sets per row of the table."
+    "--tasks", default=10, show_default=True, type=click.IntRange(1), help="Fresh data sets per row of the table."
 )
 @click.option("--features", default=1, show_default=True, type=click.IntRange(1), help="Columns of the data sets.")
 @click.option("--rows", default="10,30", show_default=True, help="Context sizes, comma-separated.")

@@ -10,8 +10,9 @@ import torch
 from torch.nn.functional import one_hot
 
 from bayesvision import PFN, Train
-from bayesvision.methods.pfn import CHUNK, _statistics, _Stream
+from bayesvision.methods.pfn import CHUNK, _Stream
 from bayesvision.training import seeded
+from bayesvision.units import statistics
 from priors import BayesianLinear, RandomNetwork, Task
 
 LINE = BayesianLinear(1, noise=0.1)
@@ -154,7 +155,7 @@ def test_standardize_copes_with_columns_that_do_not_vary():
     one = posterior.condition(x[:1], y[:1] + 1e6).predict(x)
     assert ((one.mean - 1e6).abs() + one.stddev < 10).all()
     for kind in (torch.float32, torch.float64):  # rounding of their mean is no spread
-        assert all(_statistics(torch.full((n,), 0.1, dtype=kind), 0)[1] == 1 for n in range(1, 200))
+        assert all(statistics(torch.full((n,), 0.1, dtype=kind), 0)[1] == 1 for n in range(1, 200))
 
 
 def test_rows_keep_their_digits_when_the_weights_do_not():

@@ -16,6 +16,7 @@ from torch import Tensor
 from bayesvision.core import Conditionable, Data, Log, check_inputs, check_targets, columns_of
 from bayesvision.distributions import Normal
 from bayesvision.training import generator
+from bayesvision.units import Units, statistics
 
 __all__ = ["GP", "GPPosterior"]
 
@@ -85,30 +86,6 @@ class GP:
         return GPPosterior(self, x, y, units, hyper, columns_of(source.x))
 
 
-class Units(NamedTuple):
-    """Where the data sit: the process lives in (x - x_loc) / x_scale and (y - y_loc) / y_scale."""
-
-    x_loc: Float[Tensor, " features"]
-    x_scale: Float[Tensor, " features"]
-    y_loc: Float[Tensor, ""]
-    y_scale: Float[Tensor, ""]
-
-    @classmethod
-    def of(cls, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], standardize: bool) -> Self:
-        """Statistics of the rows; the identity without `standardize`, scale 1 where there is no spread."""
-        if not standardize:
-            return cls(torch.zeros_like(x[0]), torch.ones_like(x[0]), torch.zeros_like(y[0]), torch.ones_like(y[0]))
-        return cls(x.mean(0), _spread(x), y.mean(), _spread(y))
-
-    def inputs(self, x: Float[Tensor, "*batch n features"]) -> Float[Tensor, "*batch n features"]:
-        """Columns in the units of the process."""
-        return (x - self.x_loc.double()) / self.x_scale.double()
-
-    def targets(self, y: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
-        """Targets in the units of the process."""
-        return (y - self.y_loc.double()) / self.y_scale.double()
-
-
 class Hyper(NamedTuple):
     """Hyper-parameters in the units of the process."""
 
@@ -117,22 +94,16 @@ class Hyper(NamedTuple):
     variance: Float[Tensor, ""]
 
 
-def _one_data_set(x: Tensor, y: Any) -> tuple[Float[Tensor, "n features"], Float[Tensor, " n"]]:
+def _one_data_set(
+    x: Tensor, y: Any, seen: Tensor | None = None
+) -> tuple[Float[Tensor, "n features"], Float[Tensor, " n"]]:
     if x.ndim != 2:
         raise ValueError(
             f"x must be one data set [rows, features], got {tuple(x.shape)}; fit a batch of data sets one by one"
         )
     if y is None:
         raise ValueError("y must hold the targets of the rows of x, got None")
-    return x.detach().double(), check_targets(y, x).detach().double()
-
-
-def _spread(values: Float[Tensor, "n *columns"]) -> Float[Tensor, "*columns"]:
-    """Standard deviation along the rows, 1 where there is none beyond rounding."""
-    if values.shape[0] == 1:
-        return torch.ones_like(values[0])
-    scale = values.std(0)
-    return torch.where(scale > 1e-12 * values.abs().amax(0), scale, torch.ones_like(scale))
+    return x.detach().double(), check_targets(y, x, seen=seen).detach().double()
 
 
 class GPPosterior(Conditionable):
@@ -186,7 +157,7 @@ class GPPosterior(Conditionable):
     @property
     def units(self) -> Units:
         """Where the rows of `fit` sat."""
-        return Units(*(getattr(self, name) for name in Units._fields))
+        return Units(*(getattr(self, name).double() for name in Units._fields))
 
     @property
     def hyper(self) -> Hyper:
@@ -201,7 +172,7 @@ class GPPosterior(Conditionable):
         """
         y = self.units.targets(self.y.double())
         fit = y @ self.weights.squeeze(-1) / 2 + self.factor.diagonal().log().sum()
-        return -fit - len(y) * (math.log(2 * math.pi) / 2 + self.units.y_scale.double().log())
+        return -fit - len(y) * (math.log(2 * math.pi) / 2 + self.units.y_scale.squeeze(-1).log())
 
     def condition(self, x: Any, y: Any) -> Self:
         """A new posterior that has also seen the rows (x, y), with the same hyper-parameters and units.
@@ -209,7 +180,7 @@ class GPPosterior(Conditionable):
         Raises:
             ValueError: wrong shapes, values that are not finite, or a constant target.
         """
-        x, y = _one_data_set(check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device), y)
+        x, y = _one_data_set(check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device), y, self.y)
         x, y = torch.cat([self.x, x.to(self.x.dtype)]), torch.cat([self.y, y.to(self.y.dtype)])
         return type(self)(self.method, x, y, self.units, self.hyper, self.columns)
 
@@ -268,8 +239,8 @@ class GPPosterior(Conditionable):
         """
         n, features = tensors["x"].shape if "x" in tensors and tensors["x"].ndim == 2 else (0, 0)
         expected = {"x": (n, features), "y": (n,), "factor": (n, n), "weights": (n, 1)}
-        expected |= dict.fromkeys(("x_loc", "x_scale", "lengthscale"), (features,))
-        expected |= dict.fromkeys(("y_loc", "y_scale", "noise", "variance"), ())
+        expected |= dict.fromkeys(("x_loc", "x_scale"), (1, features)) | {"lengthscale": (features,)}
+        expected |= dict.fromkeys(("y_loc", "y_scale"), (1,)) | dict.fromkeys(("noise", "variance"), ())
         shapes = {name: tuple(value.shape) for name, value in tensors.items()}
         if shapes != expected:
             raise ValueError(f"the tensors must have the shapes {expected}, got {shapes}; save the posterior again")
@@ -350,7 +321,7 @@ def _learn(method: GP, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], l
             f"x must have at least 2 rows to learn from, got 1; give {', '.join(free)} to GP, or more rows"
         )
     # how far the data spread in the units of the process: 1 if standardised
-    spread = Hyper(_spread(x), _spread(y).square(), y.square().mean())
+    spread = Hyper(statistics(x, 0)[1].squeeze(0), statistics(y, 0)[1].squeeze(0).square(), y.square().mean())
     start = {"lengthscale": math.sqrt(features), "noise": 0.1, "variance": 1.0}
     fixed = {
         name: (getattr(spread, name) * start[name] if name in free else x.new_tensor(given[name]))

@@ -238,10 +238,15 @@ class Bar(Continuous):
     @property
     def variance(self) -> Float[Tensor, "*batch"]:
         """Law of total variance over the bars, a sum of non-negative terms."""
+        return self.stddev.square()
+
+    @property
+    def stddev(self) -> Float[Tensor, "*batch"]:
+        """Square root of the variance, finite where a square in the target's units would overflow."""
         p, (mean, variance) = torch.softmax(self.logits.double(), -1), self._moments()
         centre = (p @ mean).unsqueeze(-1)
         total = (p * (variance + (mean - centre).square())).sum(-1)
-        return (self.scale.square() * total).to(self._dtype)
+        return (self.scale * total.sqrt()).to(self._dtype)
 
     @property
     def mode(self) -> Float[Tensor, "*batch"]:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Shaped
@@ -25,6 +25,7 @@ from bayesvision.distributions import Bar, Categorical
 from bayesvision.heads import BarHead, CategoricalHead
 from bayesvision.training import Train, generator, minimize, seeded
 from bayesvision.transformer import Cache, SetTransformer
+from bayesvision.units import Units
 
 __all__ = ["PFN", "PFNPosterior"]
 
@@ -97,6 +98,10 @@ class PFN:
         posterior.card = {"prior": describe(source), "parameters": size, "tasks": stream.tasks(), **cost}
         return posterior.requires_grad_(False)
 
+    def units(self, x: Float[Tensor, "*batch n features"], y: Shaped[Tensor, "*batch n"]) -> Units:
+        """Units of a context: the identity without `standardize`, and for class labels."""
+        return Units.of(x, y if self.classes is None else None, self.standardize)
+
     def untrained(self, borders: Float[Tensor, " edges"] | None = None) -> "PFNPosterior":
         """A posterior with initial weights; `borders` are those of its bars, needed in regression.
 
@@ -116,46 +121,20 @@ class PFN:
         return PFNPosterior(self, network, head)
 
 
-class Frame(NamedTuple):
-    """Where a context sits: the network's units are (x - x_loc) / x_scale and (y - y_loc) / y_scale."""
-
-    x_loc: Float[Tensor, "*batch 1 features"]
-    x_scale: Float[Tensor, "*batch 1 features"]
-    y_loc: Float[Tensor, "*batch 1"]
-    y_scale: Float[Tensor, "*batch 1"]
-
-    @classmethod
-    def of(cls, x: Float[Tensor, "*batch rows features"], y: Shaped[Tensor, "*batch rows"], method: PFN) -> Self:
-        """Context statistics; the identity without rows or without `standardize`, scale 1 where there is no spread."""
-        zero_x, zero_y = x.new_zeros(*x.shape[:-2], 1, x.shape[-1]), x.new_zeros(*x.shape[:-2], 1)
-        x_loc, x_scale, y_loc, y_scale = zero_x, zero_x + 1, zero_y, zero_y + 1
-        if method.standardize and x.shape[-2]:
-            x_loc, x_scale = _statistics(x, -2)
-            if method.classes is None:
-                y_loc, y_scale = _statistics(y, -1)
-        return cls(x_loc, x_scale, y_loc, y_scale)
-
-    def inputs(self, x: Float[Tensor, "*batch rows used"], features: int) -> Float[Tensor, "*batch rows features"]:
-        """Columns in the network's units, scaled by features / used and padded with zeros."""
-        used = x.shape[-1]
-        scaled = (x - self.x_loc) / self.x_scale * (features / used)
-        return pad(scaled.clamp(-FAR, FAR), (0, features - used))
-
-    def targets(self, y: Shaped[Tensor, "*batch rows"], classes: int | None) -> Float[Tensor, "*batch rows targets"]:
-        """Target tokens: the target in the network's units, or its class as a one-hot vector."""
-        if classes is not None:
-            return one_hot(y, classes).to(self.y_loc.dtype)
-        return ((y - self.y_loc) / self.y_scale).clamp(-FAR, FAR).unsqueeze(-1)
+def _inputs(x: Float[Tensor, "*batch rows used"], units: Units, features: int) -> Float[Tensor, "*batch rows features"]:
+    """Columns as the network takes them: standardised, scaled by features / used, and padded with zeros."""
+    used = x.shape[-1]
+    scaled = units.inputs(x) * (features / used)
+    return pad(scaled.clamp(-FAR, FAR), (0, features - used))
 
 
-def _statistics(values: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    loc = values.mean(axis, keepdim=True)
-    if values.shape[axis] == 1:
-        return loc, torch.ones_like(loc)
-    scale = values.std(axis, keepdim=True)
-    # rounding noise around a constant is no spread
-    floor = 16 * torch.finfo(values.dtype).eps * values.abs().amax(axis, keepdim=True)
-    return loc, torch.where(scale > floor, scale, torch.ones_like(scale))
+def _targets(
+    y: Shaped[Tensor, "*batch rows"], units: Units, classes: int | None
+) -> Float[Tensor, "*batch rows targets"]:
+    """Targets as the network takes them: standardised, or a class as a one-hot vector."""
+    if classes is not None:
+        return one_hot(y, classes).to(units.y_loc.dtype)
+    return units.targets(y).clamp(-FAR, FAR).unsqueeze(-1)
 
 
 class _Stream:
@@ -200,8 +179,8 @@ class _Stream:
         if x.shape[-1] > method.features:
             raise ValueError(f"features={method.features} is less than the {x.shape[-1]} columns that the prior draws")
         y = y.float() if method.classes is None else check_classes(y, x, method.classes, "the prior's y")
-        frame = Frame.of(x[:, :context], y[:, :context], method)
-        inputs, targets = frame.inputs(x, method.features), frame.targets(y, method.classes)
+        units = method.units(x[:, :context], y[:, :context])
+        inputs, targets = _inputs(x, units, method.features), _targets(y, units, method.classes)
         answers = y[:, context:] if method.classes is not None else targets[:, context:, 0]
         return inputs[:, :context], targets[:, :context], inputs[:, context:], answers
 
@@ -290,10 +269,10 @@ class PFNPosterior(Conditionable):
     @torch.no_grad()
     def _remember(self) -> None:
         assert self.x is not None and self.y is not None
-        frame = Frame.of(self.x, self.y, self.method)
+        units = self.method.units(self.x, self.y)
         kind = self.network.prior_token.dtype
-        inputs = frame.inputs(self.x, self.method.features).to(kind)
-        cache = self.network.remember(inputs, frame.targets(self.y, self.method.classes).to(kind))
+        inputs = _inputs(self.x, units, self.method.features).to(kind)
+        cache = self.network.remember(inputs, _targets(self.y, units, self.method.classes).to(kind))
         for k, (keys, values) in enumerate(cache):
             self.register_buffer(f"keys{k}", keys, persistent=False)
             self.register_buffer(f"values{k}", values, persistent=False)
@@ -321,14 +300,14 @@ class PFNPosterior(Conditionable):
                 f"x must have batch axes that broadcast with the context's {tuple(seen.shape[:-2])}, "
                 f"got {tuple(x.shape[:-2])}"
             ) from None
-        frame = Frame.of(seen, seen[..., 0] if self.y is None else self.y, self.method)
-        inputs = frame.inputs(x, self.method.features).to(kind)
+        units = self.method.units(seen, seen[..., 0] if self.y is None else self.y)
+        inputs = _inputs(x, units, self.method.features).to(kind)
         cache = self._cache(inputs)
         chunk = max(1, CHUNK // max(1, math.prod(x.shape[:-2])))
         raw = torch.cat([self.network.recall(part, cache).to(wide) for part in inputs.split(chunk, -2)], -2)
         if isinstance(self.head, CategoricalHead):
             return self.head(raw)
-        return self.head(raw, frame.y_loc.to(wide), frame.y_scale.to(wide))
+        return self.head(raw, units.y_loc.to(wide), units.y_scale.to(wide))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         x, y, before = self.x, self.y, self.network.prior_token

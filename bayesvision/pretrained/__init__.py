@@ -1,1 +1,0 @@
-"""The shipped checkpoints; `index.json` lists them."""

@@ -27,6 +27,7 @@ __all__ = [
     "Prior",
     "Storable",
     "check_classes",
+    "check_count",
     "check_inputs",
     "check_prior",
     "check_targets",
@@ -142,6 +143,12 @@ def share(module: Module) -> Module:
     memo: dict[int, Any] = {id(b): b.detach() for b in module.buffers()}
     memo |= {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad) for p in module.parameters()}
     return copy.deepcopy(module, memo)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Raise a `ValueError` unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
 
 
 def describe(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TextIO
 import torch
 from torch import Generator, Tensor, nn
 
-from bayesvision.core import Log
+from bayesvision.core import Log, check_count
 from bayesvision.files import read_tensors, write_tensors
 from bayesvision.processes import Group, Sharding, gather, join, later, overwrite, spread, whole
 
@@ -52,7 +52,7 @@ class Train:
     """
 
     steps: int = 10_000
-    batch: int = 64
+    batch: int = 16
     lr: float = 1e-3
     warmup: float = 0.05
     clip: float = 1.0
@@ -67,8 +67,7 @@ class Train:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "accumulate", "interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_count(name, getattr(self, name))
         if not (self.lr > 0 and self.clip > 0 and 0 <= self.warmup < 1):
             raise ValueError(
                 f"lr and clip must be positive and warmup in [0, 1), got {self.lr}, {self.clip} and {self.warmup}"

@@ -200,6 +200,9 @@ def test_pretrain_then_info_and_validate(tmp_path: Path) -> None:
         ('[prior]\nname = "GaussianProcess"\nnoise = -1\n', ("noise",)),
         ('[prior]\nname = "GaussianProcess"\n[pfn]\ndepth = 1\n', ("depth", "layers")),
         ('[prior]\nname = "GaussianProcess"\n[train]\nsteps = 0\n', ("steps",)),
+        ('[prior]\nname = "GaussianProcess"\n[train]\nsteps = "many"\n', ("steps", "many")),
+        ('[prior]\nname = "GaussianProcess"\n[train]\nfolder = "x"\n', ("folder", "--out")),
+        ('[prior]\nname = "GaussianProcess"\n[pfn]\nwidth = 8.5\n', ("width", "8.5")),
         ('[prior]\nname = "GaussianProcess"\n[other]\nsteps = 0\n', ("other",)),
     ],
 )

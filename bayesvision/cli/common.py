@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from bayesvision.methods.pfn import PFNPosterior
 
-__all__ = ["FILE", "Command", "build_prior", "construct", "open_model", "show", "timed", "waiting"]
+__all__ = ["FILE", "Command", "build_prior", "check_folder", "construct", "open_model", "show", "timed", "waiting"]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -22,7 +22,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, FloatingPointError, OSError, ImportError) as error:
             click.echo(f"bayesvision {ctx.info_name}: {' '.join(str(error).split())}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
@@ -55,6 +55,12 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         grid.add_row(*row)
     Console().print(grid)
+
+
+def check_folder(path: Path) -> None:
+    """Raise a `ValueError` if the folder that `path` is to be written to does not exist."""
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"the folder {path.parent} does not exist; make it first")
 
 
 def open_model(model: str) -> "PFNPosterior":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, open_model, show, timed, waiting
+from bayesvision.cli.common import FILE, Command, check_folder, open_model, show, timed, waiting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +57,7 @@ def predict(
     if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--plot must end in .png, .pdf or .svg, got {plot.name!r}")
     for path in filter(None, (out, plot)):
-        if not path.absolute().parent.is_dir():
-            raise ValueError(f"the folder {path.parent} does not exist; make it first")
+        check_folder(path)
     table = read_csv(train)
     _check_table(table, target, keep_duplicates)
     seen, y, unseen, truth = _split_rows(table, target, test, seed)

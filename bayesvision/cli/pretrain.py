@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, build_prior, construct
+from bayesvision.cli.common import FILE, Command, build_prior, check_folder, construct
 
 __all__ = ["pretrain", "read_recipe"]
 
@@ -87,24 +87,23 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool
     import os
     import shutil
 
+    check_folder(out)
     prior, fields, training = read_recipe(recipe)
+    if "folder" in training:
+        raise ValueError(f"{recipe}: [train] must not name a folder; the training state is kept beside --out")
     import torch
 
     import bayesvision as bv
 
     folder = out.with_name(out.name + ".training")
-    if (
-        folder.exists()
-        and not resume
-        and int(os.environ.get("RANK", 0)) == 0
-        and "TORCHELASTIC_RUN_ID" not in os.environ
-    ):
+    if folder.exists() and not resume and "RANK" not in os.environ:  # torchrun's processes would see each other's
         raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
     train = construct(bv.Train, {"folder": str(folder), **training}, "[train]")
     method = construct(bv.PFN, {**fields, "train": train}, "[pfn]")
-    with _training_log(log, train.steps) as progress:
+    first = int(os.environ.get("RANK", 0)) == 0
+    with _training_log(log, train.steps) if first else contextlib.nullcontext() as progress:
         posterior = method.fit(prior, progress)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if first:
         bv.save(posterior, out, torch.float16 if half else None)
         shutil.rmtree(folder, ignore_errors=True)
         click.echo(f"wrote {out}: {posterior.card['parameters']:,} parameters, {posterior.card['tasks']:,} tasks")

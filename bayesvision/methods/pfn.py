@@ -14,6 +14,7 @@ from bayesvision.core import (
     Log,
     Prior,
     check_classes,
+    check_count,
     check_inputs,
     check_prior,
     check_targets,
@@ -74,10 +75,8 @@ class PFN:
 
     def __post_init__(self) -> None:
         for name in ("features", "context", "width", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.bars < 2:
-            raise ValueError(f"bars must be at least 2, got {self.bars}")
+            check_count(name, getattr(self, name))
+        check_count("bars", self.bars, 2)
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
         if self.classes is not None and not 2 <= self.classes <= 10:
@@ -321,10 +320,11 @@ class PFNPosterior(Conditionable):
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Weights, borders and context; the recipe and the card."""
-        tensors = dict(self.state_dict())
+        tensors, recipe = dict(self.state_dict()), asdict(self.method)
+        recipe["train"]["folder"] = None  # where a run kept its state is no part of what it computed
         if self.x is not None and self.y is not None:
             tensors |= {"x": self.x, "y": self.y}
-        return tensors, {"method": "PFN", "recipe": asdict(self.method), "card": self.card, "columns": self.columns}
+        return tensors, {"method": "PFN", "recipe": recipe, "card": self.card, "columns": self.columns}
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> "PFNPosterior":

@@ -1,4 +1,4 @@
-"""Bayesian prediction in PyTorch: calibrated answers fast, with exact baselines that check them."""
+"""Bayesian prediction in PyTorch: calibrated answers fast, with baselines that check them."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

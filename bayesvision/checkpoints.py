@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesvision.core import Posterior, Storable
 from bayesvision.files import read_tensors, write_tensors
 
-__all__ = ["Shipped", "describe", "load", "pretrained", "save", "shipped"]
+__all__ = ["Shipped", "describe", "find", "load", "pretrained", "save", "shipped"]
 
 FORMAT = 1
 POSTERIORS = {  # the method's name in the header -> where its posterior is
@@ -137,6 +137,19 @@ def pretrained(name: str, device: str | torch.device = "cpu") -> Posterior:
     return load(shipped_file(name), device)
 
 
+def find(model: str) -> Posterior:
+    """A posterior by its shipped name or, if there is none, by its file.
+
+    Raises:
+        ValueError: neither a shipped name nor a file, or as in `load` and `pretrained`.
+    """
+    if model in shipped():
+        return pretrained(model)
+    if not Path(model).is_file():
+        raise ValueError(f"{model!r} is neither a file nor one of the shipped models ({', '.join(shipped())})")
+    return load(model)
+
+
 def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
     """The header of a checkpoint, given by its file or by its shipped name.
 
@@ -144,4 +157,7 @@ def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError, ValueError: as in `load` and `pretrained`.
     """
     path = shipped_file(str(source)) if str(source) in shipped() else Path(source)
-    return read_tensors(path)[1]
+    header = read_tensors(path)[1]
+    if "method" not in header:
+        raise ValueError(f"{path} is not a checkpoint but an unfinished run; finish it with pretrain --resume")
+    return header

@@ -277,7 +277,7 @@ def check_targets(
     value = _check_rows(y, x, name)
     value = value if value.is_floating_point() else value.double()
     _check_finite(name, value)
-    whole = value if seen is None else torch.cat([seen.to(value), value], -1)
+    whole = value if seen is None else torch.cat([seen.double(), value.double()], -1)
     constant = (whole == whole[..., :1]).all(-1)
     if whole.shape[-1] > 1 and constant.any():
         raise ValueError(

@@ -20,6 +20,7 @@ class Table(NamedTuple):
     source: str
     columns: tuple[str, ...]
     values: np.ndarray  # float64 [rows, columns]
+    lines: np.ndarray  # of the file, where each row ends
 
     def split(self, target: str) -> tuple["Table", np.ndarray]:
         """The other columns, and the column `target`.
@@ -33,11 +34,11 @@ class Table(NamedTuple):
             raise ValueError(f"{self.source}: {target!r} is the only column; a prediction needs at least one more")
         place = self.columns.index(target)
         rest = tuple(c for c in self.columns if c != target)
-        return Table(self.source, rest, np.delete(self.values, place, axis=1)), self.values[:, place]
+        return self._replace(columns=rest, values=np.delete(self.values, place, axis=1)), self.values[:, place]
 
     def rows(self, index: np.ndarray) -> "Table":
         """The given rows."""
-        return self._replace(values=self.values[index])
+        return self._replace(values=self.values[index], lines=self.lines[index])
 
     def select(self, columns: tuple[str, ...]) -> "Table":
         """The given columns in the given order.
@@ -49,7 +50,7 @@ class Table(NamedTuple):
         if missing:
             lost, here = ", ".join(missing[:20]), ", ".join(self.columns[:20])
             raise ValueError(f"{self.source}: the columns {lost} are missing; it has {here}")
-        return Table(self.source, columns, self.values[:, [self.columns.index(c) for c in columns]])
+        return self._replace(columns=columns, values=self.values[:, [self.columns.index(c) for c in columns]])
 
 
 def read_csv(path: str | os.PathLike[str]) -> Table:
@@ -68,16 +69,17 @@ def read_csv(path: str | os.PathLike[str]) -> Table:
         raise ValueError(f"{path}: the file is empty; it needs a header line and rows of numbers")
     if "\0" in text:
         raise ValueError(f"{path}: the file holds NUL bytes, so it is not a text file")
-    first = text.splitlines()[0]
-    delimiter = next((d for d in ",;\t" if d in first), ",")
+    header = next(line for line in text.splitlines() if line.strip())
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=next((d for d in ",;\t" if d in header), ","))
     try:
-        lines = [(n, row) for n, row in enumerate(csv.reader(text.splitlines(), delimiter=delimiter), 1) if row]
+        lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: line {reader.line_num}: {error}") from None
     columns = _header(path, lines[0][1])
     if len(lines) == 1:
         raise ValueError(f"{path}: a header but no rows")
-    return Table(str(path), columns, np.array([_numbers(path, line, row, columns) for line, row in lines[1:]]))
+    values = [_numbers(path, line, row, columns) for line, row in lines[1:]]
+    return Table(str(path), columns, np.array(values), np.array([line for line, _ in lines[1:]]))
 
 
 def _header(path: str | os.PathLike[str], row: list[str]) -> tuple[str, ...]:
@@ -99,7 +101,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # 1_000 is a number to Python alone
 
 
 def _numbers(path: str | os.PathLike[str], line: int, row: list[str], columns: tuple[str, ...]) -> list[float]:

@@ -32,7 +32,7 @@ class Train:
 
     Args:
         steps: optimiser steps.
-        batch: data sets (or examples) of one step, over all processes.
+        batch: data sets (or examples) of one step, over all processes; a method may draw more where they are small.
         lr: peak learning rate of AdamW, reached after `warmup` steps and then lowered to zero along a cosine.
         warmup: share of the steps with linear warm-up.
         clip: greatest gradient norm.
@@ -76,6 +76,10 @@ class Train:
             raise ValueError(f"batch must be a multiple of accumulate, got {self.batch} and {self.accumulate}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
+        try:
+            torch.device("cpu" if self.device == "auto" else self.device)
+        except RuntimeError as error:
+            raise ValueError(f"device must be auto or a device of torch, got {self.device!r} ({error})") from None
         if self.sharding not in ("ddp", "fsdp"):
             raise ValueError(f"sharding must be ddp or fsdp, got {self.sharding!r}")
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 RESULTS = Path(__file__).parent / "results"
-DATA = Path(os.environ.get("BAYESVISION_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("BAYESVISION_DATA", "data"))  # the folder that holds uci/
 
 
 def machine() -> dict[str, Any]:

@@ -36,6 +36,9 @@ class MixtureOf:
     def __post_init__(self) -> None:
         if not self.priors:
             raise ValueError("priors must hold at least one prior")
+        for prior in self.priors:
+            if not callable(getattr(prior, "sample", None)):
+                raise ValueError(f"priors must hold priors with a method sample, got {prior!r}")
         if self.weights is None:
             return
         if len(self.weights) != len(self.priors):

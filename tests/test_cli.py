@@ -127,6 +127,9 @@ BAD_TABLES = {
     "no header": ("1,2\n3,4\n", ("line 1", "name the columns")),
     "repeated name": ("a,a,y\n1,2,3\n", ("'a'", "rename")),
     "nameless column": ("a,,y\n1,2,3\n", ("column 2",)),
+    "duplicates after a blank line": ("a,y\n\n1,2\n1,2\n4,5\n", ("lines 3 and 4",)),
+    "text after a quoted line break": ('"a\nb",y\n1,2\nx,3\n', ("line 4", "text")),
+    "digits with underscores": ("a,y\n1_000,2\n2,3\n", ("line 2", "1_000")),
 }
 
 
@@ -160,6 +163,10 @@ def test_bad_options(model: str, table: Path, tmp_path: Path) -> None:
     test.write_text("a\n1\n")
     fails(run("predict", table, "--target", "y", "--model", model, "--test", test), "test.csv", "b", "missing")
     fails(run("predict", table, "--target", "y", "--model", table), "train.csv", "safetensors")
+    for option in ("--out", "--plot"):
+        picture = table.rename(table.with_suffix(".png")) if option == "--plot" else table
+        fails(run("predict", picture, "--target", "y", "--model", model, option, picture), "overwritten")
+    assert picture.read_text().startswith("a,b,y")
 
 
 def test_keep_duplicates_and_subsample(model: str, tmp_path: Path) -> None:
@@ -187,6 +194,7 @@ def test_pretrain_then_info_and_validate(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "exact GP" in result.output and "PFN" in result.output
     fails(run("validate", out, "--rows", "many"), "many")
+    fails(run("validate", out, "--rows=-5"), "-5")
     fails(run("info", tmp_path / "none.safetensors"), "none.safetensors")
 
 
@@ -203,6 +211,10 @@ def test_pretrain_then_info_and_validate(tmp_path: Path) -> None:
         ('[prior]\nname = "GaussianProcess"\n[train]\nsteps = "many"\n', ("steps", "many")),
         ('[prior]\nname = "GaussianProcess"\n[train]\nfolder = "x"\n', ("folder", "--out")),
         ('[prior]\nname = "GaussianProcess"\n[pfn]\nwidth = 8.5\n', ("width", "8.5")),
+        ("prior = 3\n", ("prior", "section")),
+        ('pfn = 3\n[prior]\nname = "GaussianProcess"\n', ("pfn", "section")),
+        ('[prior]\nname = "MixtureOf"\npriors = ["a"]\n', ("prior",)),
+        ('[prior]\nname = "GaussianProcess"\n[train]\ndevice = "foo"\n', ("device", "foo")),
         ('[prior]\nname = "GaussianProcess"\n[other]\nsteps = 0\n', ("other",)),
     ],
 )
@@ -239,6 +251,8 @@ def test_pretrain_survives_a_kill_and_an_interrupt(tmp_path: Path) -> None:
     assert not out.exists()
     fails(run("pretrain", recipe, "--out", out), "--resume")
 
+    fails(run("info", state), "unfinished")
+
     before = state.stat().st_mtime
     process = _start("pretrain", recipe, "--out", out, "--resume")
     until_saved(process, before)
@@ -264,6 +278,26 @@ name = "BayesianLinear"
     assert run("pretrain", recipe, "--out", out).exit_code == 0
     parts = json.loads(run("info", out, "--json").output)["card"]["prior"]["priors"]
     assert [part["name"] for part in parts] == ["GaussianProcess", "BayesianLinear"]
+    result = run("validate", out, "--tasks", "2", "--rows", "4")  # a mixture has no program for NUTS
+    assert result.exit_code == 0 and "MLE-II" in result.output and "NUTS" not in result.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_prediction_leaves_nothing(model: str, table: Path, tmp_path: Path, number: int) -> None:
+    code = f"""
+import os, sys
+from bayesvision import tables
+from bayesvision.cli import main
+def interrupted(path, columns):
+    open(path, "w").write("half")
+    os.kill(os.getpid(), {int(number)})
+tables.write_csv = interrupted
+main(["predict", {str(table)!r}, "--target", "y", "--model", {model!r}, "--out", {str(tmp_path / "out.csv")!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}[number], done.stderr
+    assert "Traceback" not in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["train.csv"]
 
 
 def test_torch_is_not_imported_for_help() -> None:
@@ -272,7 +306,7 @@ def test_torch_is_not_imported_for_help() -> None:
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
 
 
-def test_exact_gp_is_the_reference_of_a_fixed_prior(tmp_path: Path) -> None:
+def test_the_card_holds_the_prior(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(RECIPE.format(steps=2))
     out = tmp_path / "out.safetensors"

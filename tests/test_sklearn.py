@@ -35,9 +35,9 @@ def test_agrees_with_the_posterior(model, line):
 
 def test_works_in_pipelines_and_cross_validation(model, line):
     x, y = line
-    pipeline = make_pipeline(StandardScaler(), PFNRegressor(model, subsample=True))
+    pipeline = make_pipeline(StandardScaler(), PFNRegressor())
     scores = cross_val_score(pipeline, x, y, cv=3)  # R^2: 0 is a constant prediction
-    assert scores.mean() > 0.5
+    assert scores.mean() > 0.9
     assert clone(PFNRegressor(model, subsample=True)).get_params()["subsample"] is True
 
 

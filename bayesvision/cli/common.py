@@ -1,6 +1,8 @@
 """What the commands share: how they fail, wait, and show tables, and how models and priors are named."""
 
 import contextlib
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ import click
 if TYPE_CHECKING:
     from bayesvision.methods.pfn import PFNPosterior
 
-__all__ = ["FILE", "Command", "build_prior", "check_folder", "construct", "open_model", "show", "timed", "waiting"]
+__all__ = ["FILE", "Command", "build_prior", "check_output", "construct", "open_model", "show", "timed", "waiting"]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -21,13 +23,31 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _terminable():
+                return super().invoke(ctx)
         except (ValueError, FloatingPointError, OSError, ImportError) as error:
             click.echo(f"bayesvision {ctx.info_name}: {' '.join(str(error).split())}", err=True)
             ctx.exit(2)
         except KeyboardInterrupt:
             click.echo(f"bayesvision {ctx.info_name}: interrupted", err=True)
             ctx.exit(130)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Leave through the ordinary clean-up on SIGTERM, so that no temporary file stays behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(*_: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
@@ -57,20 +77,22 @@ def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     Console().print(grid)
 
 
-def check_folder(path: Path) -> None:
-    """Raise a `ValueError` if the folder that `path` is to be written to does not exist."""
+def check_output(path: Path, *inputs: Path | str | None) -> None:
+    """Raise a `ValueError` if `path` cannot be written to, or is one of the command's `inputs`."""
     if not path.absolute().parent.is_dir():
         raise ValueError(f"the folder {path.parent} does not exist; make it first")
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name a file")
+    if any(other is not None and path.resolve() == Path(other).resolve() for other in inputs):
+        raise ValueError(f"{path} is read and would be overwritten; write to another file")
 
 
 def open_model(model: str) -> "PFNPosterior":
     """A PFN for regression, shipped under a name or kept in a file."""
-    from bayesvision.checkpoints import load, pretrained, shipped
+    from bayesvision.checkpoints import find
     from bayesvision.methods.pfn import PFNPosterior
 
-    if model not in shipped() and not Path(model).is_file():
-        raise ValueError(f"{model!r} is neither a file nor one of the shipped models ({', '.join(shipped())})")
-    posterior = pretrained(model) if model in shipped() else load(model)
+    posterior = find(model)
     if not isinstance(posterior, PFNPosterior) or posterior.method.classes is not None:
         raise ValueError(f"{model!r} is not a PFN for regression")
     return posterior
@@ -90,6 +112,8 @@ def build_prior(fields: dict[str, Any]) -> Any:
     """A prior of the package `priors` from its description: {"name": its class, its fields}."""
     import priors
 
+    if not isinstance(fields, dict):
+        raise ValueError(f"[prior] must be a table with a name, got {fields!r}")
     fields = dict(fields)
     name = fields.pop("name", None)
     known = [n for n in vars(priors) if isinstance(vars(priors)[n], type) and "sample" in vars(vars(priors)[n])]

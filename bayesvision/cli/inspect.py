@@ -58,9 +58,13 @@ def validate(checkpoint: str, tasks: int, features: int, rows: str, nuts: bool, 
         sizes = [int(part) for part in rows.split(",")]
     except ValueError:
         raise ValueError(f"--rows takes numbers separated by commas, got {rows!r}") from None
-    prior = dict(describe(checkpoint)["card"]["prior"])
+    if min(sizes) < 2:
+        raise ValueError(f"--rows takes numbers from 2 up, got {rows!r}")
+    prior = describe(checkpoint).get("card", {}).get("prior")
+    if not isinstance(prior, dict):
+        raise ValueError(f"{checkpoint} does not say which of the package's priors it was trained on")
     if isinstance(prior.get("features"), list):
-        prior["features"] = features
+        prior = {**prior, "features": features}
     show(*_validation(posterior, build_prior(prior), tasks, sizes, nuts, seed))
 
 
@@ -113,7 +117,7 @@ def _fits(prior: Any, nuts: bool, seed: int) -> dict[str, Callable[[Any], Any]]:
     fits: dict[str, Callable[[Any], Any]] = {}
     if not _is_exact(prior):
         fits["GP, MLE-II"] = bv.GP(kernel="matern52", seed=seed).fit
-    if nuts:
+    if nuts and "program" in dir(type(prior)):
         fits["NUTS"] = bv.MCMC(prior.program(), warmup=100, draws=100, chains=1, seed=seed).fit
     return fits
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, check_folder, open_model, show, timed, waiting
+from bayesvision.cli.common import FILE, Command, check_output, open_model, show, timed, waiting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def predict(
     if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--plot must end in .png, .pdf or .svg, got {plot.name!r}")
     for path in filter(None, (out, plot)):
-        check_folder(path)
+        check_output(path, train, test, model, plot if path is out else out)
     table = read_csv(train)
     _check_table(table, target, keep_duplicates)
     seen, y, unseen, truth = _split_rows(table, target, test, seed)
@@ -91,7 +91,7 @@ def _check_table(table: "Table", target: str, keep_duplicates: bool) -> None:
     _, first, counts = np.unique(table.values, axis=0, return_index=True, return_counts=True)
     if (counts > 1).any() and not keep_duplicates:
         row = table.values[first[counts > 1][0]]
-        lines = (np.flatnonzero((table.values == row).all(1)) + 2)[:2]
+        lines = table.lines[(table.values == row).all(1)][:2]
         raise ValueError(
             f"{table.source}: lines {lines[0]} and {lines[1]} are the same "
             f"({int((counts - 1).sum())} repeated rows in all); "

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, build_prior, check_folder, construct
+from bayesvision.cli.common import FILE, Command, build_prior, check_output, construct
 
 __all__ = ["pretrain", "read_recipe"]
 
@@ -34,7 +34,7 @@ class _Both:
 
 
 @contextlib.contextmanager
-def _training_log(path: Path | None, steps: int) -> "Iterator[_Both]":
+def _training_log(path: Path | None, steps: int) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -54,10 +54,11 @@ def _training_log(path: Path | None, steps: int) -> "Iterator[_Both]":
         TextColumn("loss {task.fields[loss]:.4f}"),
     ]
     with Progress(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        lines = JsonLines(path) if path is not None else None
-        yield _Both(_Bar(progress, steps), *([lines] if lines else []))
-        if lines is not None:
-            lines.close()
+        if path is None:
+            yield _Bar(progress, steps)
+            return
+        with contextlib.closing(JsonLines(path)) as lines:
+            yield _Both(_Bar(progress, steps), lines)
 
 
 def read_recipe(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
@@ -73,13 +74,16 @@ def read_recipe(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
         raise ValueError(
             f"{path}: a recipe has the sections [prior], [pfn] and [train], got {', '.join(recipe) or 'none'}"
         )
+    for name in sections & set(recipe):
+        if not isinstance(recipe[name], dict):
+            raise ValueError(f"{path}: {name} must be a section [{name}], got {recipe[name]!r}")
     return build_prior(recipe["prior"]), recipe.get("pfn", {}), recipe.get("train", {})
 
 
 @click.command(cls=Command)
 @click.argument("recipe", type=FILE)
 @click.option("--out", type=FILE, required=True, help="The checkpoint to write.")
-@click.option("--resume", is_flag=True, help="Go on from the training state that an earlier run left.")
+@click.option("--resume", is_flag=True, help="Go on from the state that an earlier run left, if any.")
 @click.option("--log", type=FILE, help="Append metrics to this file, one JSON object a line.")
 @click.option("--half", is_flag=True, help="Store the weights in float16.")
 def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool) -> None:
@@ -87,7 +91,7 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool
     import os
     import shutil
 
-    check_folder(out)
+    check_output(out, recipe, log)
     prior, fields, training = read_recipe(recipe)
     if "folder" in training:
         raise ValueError(f"{recipe}: [train] must not name a folder; the training state is kept beside --out")

@@ -7,7 +7,7 @@ import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from bayesvision.checkpoints import load, pretrained, shipped
+from bayesvision.checkpoints import find
 from bayesvision.distributions import Continuous
 from bayesvision.methods.pfn import PFNPosterior
 
@@ -37,7 +37,7 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
                 columns or rows than it was trained for.
         """
         X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
-        posterior = pretrained(self.model) if self.model in shipped() else load(self.model)
+        posterior = find(self.model)
         if not isinstance(posterior, PFNPosterior) or posterior.method.classes is not None:
             raise ValueError(f"model must be a PFN for regression, got {self.model!r}")
         limit = posterior.method.context

@@ -120,11 +120,16 @@ class PFN:
         return PFNPosterior(self, network, head)
 
 
-def _inputs(x: Float[Tensor, "*batch rows used"], units: Units, features: int) -> Float[Tensor, "*batch rows features"]:
-    """Columns as the network takes them: standardised, scaled by features / used, and padded with zeros."""
-    used = x.shape[-1]
-    scaled = units.inputs(x) * (features / used)
-    return pad(scaled.clamp(-FAR, FAR), (0, features - used))
+def _inputs(
+    x: Float[Tensor, "*batch rows given"], units: Units, features: int, used: Tensor | int | None = None
+) -> Float[Tensor, "*batch rows features"]:
+    """Columns as the network takes them: standardised, scaled by features / used, and padded with zeros.
+
+    `used` counts the columns that are not padding already; all that are given when left out.
+    """
+    given = x.shape[-1]
+    scaled = units.inputs(x) * (features / (given if used is None else used))
+    return pad(scaled.clamp(-FAR, FAR), (0, features - given))
 
 
 def _targets(
@@ -179,7 +184,10 @@ class _Stream:
             raise ValueError(f"features={method.features} is less than the {x.shape[-1]} columns that the prior draws")
         y = y.float() if method.classes is None else check_classes(y, x, method.classes, "the prior's y")
         units = method.units(x[:, :context], y[:, :context])
-        inputs, targets = _inputs(x, units, method.features), _targets(y, units, method.classes)
+        used = (
+            (x != 0).any(-2, keepdim=True).sum(-1, keepdim=True).clamp(min=1).to(x)
+        )  # a mixture pads narrower members
+        inputs, targets = _inputs(x, units, method.features, used), _targets(y, units, method.classes)
         answers = y[:, context:] if method.classes is not None else targets[:, context:, 0]
         return inputs[:, :context], targets[:, :context], inputs[:, context:], answers
 
@@ -242,6 +250,8 @@ class PFNPosterior(Conditionable):
         if self.x is not None and self.y is not None:
             x, y = torch.cat([self.x, x], -2), torch.cat([self.y, y], -1)
         self._check_size(x)
+        if method.standardize and method.classes is None and x.shape[-2] == 1:
+            raise ValueError("x must have at least 2 rows, got 1: this network standardises, and one row has no scale")
         new = share(self)
         new.columns = self.columns or names
         new.x, new.y = x.detach(), y.detach()
@@ -337,9 +347,7 @@ class PFNPosterior(Conditionable):
         posterior.card = header["card"]
         posterior.requires_grad_(False).eval()
         if "x" in tensors:
-            posterior.x, posterior.y = tensors["x"], tensors["y"]
-            posterior._check_size(tensors["x"])
-            posterior._remember()
+            posterior = posterior.condition(tensors["x"], tensors["y"])
         posterior.columns = tuple(header["columns"]) if header["columns"] else None
         return posterior
 

@@ -44,13 +44,13 @@ class Instance:
 
 @lru_cache
 def base(instance: Instance) -> Any:
-    """What was learned from the prior, once a session."""
+    """What was learned from the prior, once a run."""
     return instance.method.fit(instance.prior)
 
 
 @lru_cache
 def seen(instance: Instance) -> Any:
-    """The posterior given twelve rows, once a session."""
+    """The posterior given twelve rows, once a run."""
     return instance.learn(*instance.rows(ROWS, seed=1))
 
 

@@ -40,8 +40,10 @@ def compare(features: int, rows: int, tasks: int, warmup: int, draws: int, seed:
     }
     for name, fit in peers.items():
         start = time.perf_counter()
-        nll[name] = [losses(fit(x[i], y[i]).predict(new[i]), truth[i]) for i in range(tasks)]
+        fitted = [fit(x[i], y[i]) for i in range(tasks)]
+        nll[name] = [losses(fitted[i].predict(new[i]), truth[i]) for i in range(tasks)]
         spent[name] = time.perf_counter() - start
+    worst = [max(float(d.r_hat.max()) for d in posterior.diagnostics.values()) for posterior in fitted]
     lines = []
     for name in nll:
         mean, error = mean_and_error(nll[name])
@@ -58,6 +60,7 @@ def compare(features: int, rows: int, tasks: int, warmup: int, draws: int, seed:
                 "gap error": gap_error,
                 "seconds": float(f"{spent[name] / tasks:.3g}"),
                 "times slower than PFN": round(spent[name] / spent["PFN"], 1),
+                "median worst R-hat": round(sorted(worst)[tasks // 2], 3) if name == "NUTS" else "",
             }
         )
         print(lines[-1], flush=True)

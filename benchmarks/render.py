@@ -33,7 +33,7 @@ def pfn_vs_gp(results: dict[str, Any]) -> str:
 
 
 def pfn_vs_nuts(results: dict[str, Any]) -> str:
-    header = ["features", "rows", "model", "NLL", "PFN minus model", "s / data set", "times slower"]
+    header = ["features", "rows", "model", "NLL", "PFN minus model", "s / data set", "times slower", "worst R-hat"]
     rows = [
         [
             str(line["features"]),
@@ -43,6 +43,7 @@ def pfn_vs_nuts(results: dict[str, Any]) -> str:
             "" if line["model"] == "PFN" else f"{line['PFN minus model']:+.3f} ± {line['gap error']:.3f}",
             f"{line['seconds']:.3g}",
             f"{line['times slower than PFN']:,.0f}",
+            str(line["median worst R-hat"]),
         ]
         for line in results["comparison"]
     ]

@@ -184,9 +184,8 @@ class _Stream:
             raise ValueError(f"features={method.features} is less than the {x.shape[-1]} columns that the prior draws")
         y = y.float() if method.classes is None else check_classes(y, x, method.classes, "the prior's y")
         units = method.units(x[:, :context], y[:, :context])
-        used = (
-            (x != 0).any(-2, keepdim=True).sum(-1, keepdim=True).clamp(min=1).to(x)
-        )  # a mixture pads narrower members
+        # a mixture of priors pads its narrower members with zero columns
+        used = (x != 0).any(-2, keepdim=True).sum(-1, keepdim=True).clamp(min=1).to(x)
         inputs, targets = _inputs(x, units, method.features, used), _targets(y, units, method.classes)
         answers = y[:, context:] if method.classes is not None else targets[:, context:, 0]
         return inputs[:, :context], targets[:, :context], inputs[:, context:], answers

@@ -1,18 +1,17 @@
 """`Bar`, mistake by mistake: what piecewise-uniform distributions get wrong, and an independent reference."""
 
-import contextlib
 import copy
 import math
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.integrate
 import scipy.stats
 import torch
+from checks import rejected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -24,17 +23,6 @@ MEDIAN = scipy.stats.halfnorm.ppf(0.5)
 
 def tensor64(values) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
-
-
-@contextlib.contextmanager
-def rejected(message: str) -> Iterator[None]:
-    """The block raises a `ValueError` that says `message`; annotations, whose checks come first, are not checked."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(ValueError, match=message):
-            yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def equal_mass_normal(bars: int = 10, end: float = 4.34) -> Bar:

@@ -1,13 +1,11 @@
 """`RandomNetwork`: random functions that are not lines, and the two links to classes."""
 
-import contextlib
 import math
-from collections.abc import Iterator
 
-import jaxtyping
 import pytest
 import scipy.stats
 import torch
+from checks import rejected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator
@@ -17,17 +15,6 @@ from priors import RandomNetwork
 
 def source(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
-
-
-@contextlib.contextmanager
-def rejected(message: str) -> Iterator[None]:
-    """The block raises a `ValueError` that says `message`; annotations, whose checks come first, are not checked."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(ValueError, match=message):
-            yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def linear_share(prior: RandomNetwork) -> float:

@@ -1,18 +1,16 @@
 """Closed forms and statistics of the regression priors, designs, kernels and mixtures of priors."""
 
-import contextlib
 import itertools
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import jaxtyping
 import numpy as np
 import pytest
 import scipy.cluster.hierarchy
 import scipy.stats
 import sklearn.gaussian_process.kernels as reference
 import torch
+from checks import rejected
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
@@ -41,17 +39,6 @@ ALL = [
 
 def source(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
-
-
-@contextlib.contextmanager
-def rejected(message: str) -> Iterator[None]:
-    """The block raises a `ValueError` that says `message`; annotations, whose checks come first, are not checked."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(ValueError, match=message):
-            yield
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def tensor64(values) -> Tensor:

@@ -15,6 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Generator, Tensor, nn
 
 from bayesvision.distributions import Predictive
+from bayesvision.tables import LARGEST
 
 __all__ = [
     "Conditionable",
@@ -37,7 +38,6 @@ __all__ = [
 ]
 
 Module = TypeVar("Module", bound=nn.Module)
-LARGEST = 1e30  # beyond this, squares overflow float32
 
 
 class Data(NamedTuple):

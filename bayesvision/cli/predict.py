@@ -75,7 +75,7 @@ def predict(
         if out is not None:
             _write(files, out, results["PFN"][0], truth, mass)
         if plot is not None:
-            _plot(files, plot, results, posterior.condition(seen.values, y), seen, y, unseen, truth, target)
+            _plot(files, plot, results, posterior, seen, y, unseen, truth, target)
     for path in filter(None, (out, plot)):
         click.echo(f"wrote {path}")
 
@@ -237,7 +237,7 @@ def _plot(
     if len(seen.columns) == 1:
         both = np.concatenate([seen.values[:, 0], unseen.values[:, 0]])
         grid = np.linspace(both.min(), both.max(), 300)
-        band = posterior.predict(grid)
+        band = posterior.condition(seen.values, y).predict(grid)
         assert isinstance(band, Continuous)  # open_model takes networks for regression only
         axes = plots.predictive_band(band, grid, Data(seen.values, y), ax=figure.subplots())
         axes.set(xlabel=seen.columns[0], ylabel=target)

@@ -10,9 +10,12 @@ if TYPE_CHECKING:
     from bayesvision.checkpoints import pretrained as pretrained
     from bayesvision.checkpoints import save as save
     from bayesvision.core import Data as Data
+    from bayesvision.methods.lcpfn import LCPFN as LCPFN
     from bayesvision.methods.pfn import PFN as PFN
+    from bayesvision.stopping import StoppingRule as StoppingRule
     from bayesvision.training import JsonLines as JsonLines
     from bayesvision.training import Train as Train
+    from bayesvision.units import Scale as Scale
 
 __version__ = "0.1.0"
 
@@ -24,9 +27,12 @@ _HOMES = {
     "pretrained": "bayesvision.checkpoints",
     "save": "bayesvision.checkpoints",
     "Data": "bayesvision.core",
+    "LCPFN": "bayesvision.methods.lcpfn",
     "PFN": "bayesvision.methods.pfn",
+    "StoppingRule": "bayesvision.stopping",
     "JsonLines": "bayesvision.training",
     "Train": "bayesvision.training",
+    "Scale": "bayesvision.units",
 }
 _MODULES = ("distributions", "metrics", "plots")
 _EXTRAS = {
@@ -35,6 +41,12 @@ _EXTRAS = {
     "pyro": "mcmc",
     "arviz": "mcmc",
     "sklearn": "sklearn",
+    "emcee": "curves",
+    "optuna": "optuna",
+    "ray": "ray",
+    "lightning": "lightning",
+    "transformers": "transformers",
+    "keras": "keras",
     "pandas": "frame",
 }
 

@@ -19,6 +19,7 @@ __all__ = ["Shipped", "describe", "find", "load", "pretrained", "save", "shipped
 FORMAT = 1
 POSTERIORS = {  # the method's name in the header -> where its posterior is
     "PFN": ("bayesvision.methods.pfn", "PFNPosterior"),
+    "LCPFN": ("bayesvision.methods.lcpfn", "LCPFNPosterior"),
     "GP": ("bayesvision.baselines.gp", "GPPosterior"),
 }
 

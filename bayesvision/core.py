@@ -264,24 +264,31 @@ def _check_rows(y: Any, x: Tensor, name: str) -> Tensor:
 
 
 def check_targets(
-    y: Any, x: Float[Tensor, "*batch rows features"], name: str = "y", seen: Tensor | None = None
+    y: Any,
+    x: Float[Tensor, "*batch rows features"],
+    name: str = "y",
+    seen: Tensor | None = None,
+    constant: bool = False,
 ) -> Float[Tensor, "*batch rows"]:
     """Regression targets as a floating-point tensor of their own, one for each row of `x`.
 
     Args:
         seen: targets [*batch, earlier] that these join.
+        constant: whether two or more rows may all be the same, those seen included.
 
     Raises:
-        ValueError: wrong shape, NaN or infinite values, or two or more rows that are all the same, those seen included.
+        ValueError: wrong shape, NaN or infinite values, or constant targets where they may not be.
     """
     value = _check_rows(y, x, name)
     value = value if value.is_floating_point() else value.double()
     _check_finite(name, value)
+    if constant:
+        return value
     whole = value if seen is None else torch.cat([seen.double(), value.double()], -1)
-    constant = (whole == whole[..., :1]).all(-1)
-    if whole.shape[-1] > 1 and constant.any():
+    same = (whole == whole[..., :1]).all(-1)
+    if whole.shape[-1] > 1 and same.any():
         raise ValueError(
-            f"{name} is constant ({whole[..., 0][constant][0].item():g} in all {whole.shape[-1]} rows); "
+            f"{name} is constant ({whole[..., 0][same][0].item():g} in all {whole.shape[-1]} rows); "
             "there is no scale to learn from, so check that this is the target"
         )
     return value

@@ -21,6 +21,7 @@ __all__ = [
     "PALETTE",
     "calibration_curve",
     "comparison_bars",
+    "curve_fan",
     "pit_histogram",
     "predicted_against_actual",
     "predictive_band",
@@ -82,6 +83,39 @@ def prior_and_posterior(
     _band(ax, _continuous(prior_predictive), x, (mass,), MUTED, "prior ", "--", 0.14)
     _band(ax, _continuous(posterior_predictive), x, (mass,), PALETTE[0], "posterior ", "-", 0.3)
     return _finish_band(ax, data)
+
+
+def curve_fan(
+    predictive: Continuous,
+    steps: Any,
+    seen: Data,
+    best: float | None = None,
+    masses: Sequence[float] = (0.5, 0.9),
+    ax: Axes | None = None,
+) -> Axes:
+    """A learning curve as far as it was seen, the fan of its forecast, and the value to beat.
+
+    Args:
+        predictive: prediction at n steps.
+        steps: the n steps, in any order.
+        seen: steps and values seen so far.
+        best: value to beat, as a dashed line.
+        masses: probabilities of the intervals.
+
+    Raises:
+        TypeError: the prediction is of classes.
+        ValueError: steps and the prediction differ in length.
+    """
+    ax = _axes(ax)
+    _band(ax, _continuous(predictive), steps, masses, PALETTE[0])
+    x, y = _column(seen.x, "seen.x"), _column(seen.y, "seen.y")
+    ax.plot(x, y, "-o", color=INK, markersize=3, linewidth=1, label="seen", zorder=4)
+    if best is not None:
+        ax.axhline(best, color=PALETTE[1], linewidth=1.2, linestyle="--", label="best so far", zorder=3)
+    ax.margins(x=0)
+    ax.set(xlabel="step", ylabel="metric")
+    _legend(ax)
+    return ax
 
 
 def calibration_curve(predictives: Mapping[str, Continuous], y: Any, ax: Axes | None = None) -> Axes:

@@ -8,5 +8,6 @@ from bayesvision.distributions.families import Categorical as Categorical
 from bayesvision.distributions.families import GeneralizedNormal as GeneralizedNormal
 from bayesvision.distributions.families import Mixture as Mixture
 from bayesvision.distributions.families import Normal as Normal
+from bayesvision.distributions.rescaled import Rescaled as Rescaled
 
 Predictive = Continuous | Discrete

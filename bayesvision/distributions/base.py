@@ -1,14 +1,16 @@
 """The two abstract predictive distributions: `Continuous` and `Discrete`."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.distributions as td
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-__all__ = ["Continuous", "Discrete", "bisect"]
+__all__ = ["Continuous", "Discrete", "bisect", "integrate"]
 
 
 @torch.no_grad()
@@ -22,6 +24,26 @@ def bisect(cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, level: Te
         below = cdf(middle) < level
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return torch.where(low == high, low, low + (high - low) / 2)
+
+
+def tail_levels(count: int) -> Float[Tensor, " levels"]:
+    """About `count` levels from 1e-12 to 1 - 1e-12, the same at both ends and denser there."""
+    tails = torch.logspace(-12, math.log10(0.5), count // 2 + 1, dtype=torch.float64)
+    return torch.cat([tails, (1 - tails[:-1]).flip(0)])
+
+
+def integrate(
+    function: Callable[[Tensor], Tensor], knots: Float[Tensor, "*batch knots"], order: int = 4
+) -> Float[Tensor, "*batch"]:
+    """Integral of `function` over the range of the sorted `knots`, by a Gauss-Legendre rule between neighbours.
+
+    `function` sees points [nodes, intervals, *batch] and answers with the same shape.
+    """
+    nodes, weights = (torch.as_tensor(v).to(knots) for v in np.polynomial.legendre.leggauss(order))
+    half = knots.diff(dim=-1).unsqueeze(-1) / 2
+    points = knots[..., :-1].unsqueeze(-1) + half * (1 + nodes)
+    values = function(points.movedim((-1, -2), (0, 1))).movedim((0, 1), (-1, -2))
+    return (half * weights * values).sum((-2, -1))
 
 
 class Continuous(td.Distribution):
@@ -39,6 +61,14 @@ class Continuous(td.Distribution):
     @abstractmethod
     def mean_difference(self) -> Float[Tensor, "*batch"]:
         """Gini mean difference E|Y - Y'| of two independent draws."""
+
+    @torch.no_grad()
+    def knots(self, levels: int = 256) -> Float[Tensor, "*batch knots"]:
+        """Points in increasing order between which the law varies little: about `levels` quantiles, tails included."""
+        u = tail_levels(levels).to(self.mean)
+        u = u.clamp(torch.finfo(u.dtype).eps, 1 - torch.finfo(u.dtype).eps)
+        grid = self.icdf(u.reshape(-1, *(1 for _ in self.batch_shape)).expand(-1, *self.batch_shape))
+        return grid.movedim(0, -1)
 
     def quantile(self, levels: float | Float[Tensor, "*levels"]) -> Float[Tensor, "..."]:
         """Quantiles at the given `levels`, whose axes come first.

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from bayesvision.distributions.bar import Bar
-from bayesvision.distributions.base import Continuous, Discrete, bisect
+from bayesvision.distributions.base import Continuous, Discrete, bisect, integrate
 
 __all__ = ["Bernoulli", "Categorical", "GeneralizedNormal", "Mixture", "Normal"]
 
@@ -224,24 +224,16 @@ class Mixture(Continuous, td.MixtureSameFamily):
                 stddev = torch.hypot(parts.scale, parts.scale[..., k : k + 1])
                 total = total + self.weights[..., k] * (self.weights * _expected_abs(mean, stddev)).sum(-1)
             return total
-        return 2 * self._integral_of_variance()
+        return 2 * integrate(lambda y: self.cdf(y) * self.probability_above(y), self.knots())
 
-    def _integral_of_variance(self, levels: int = 256, order: int = 4) -> Tensor:
-        """int F (1 - F) dy by Gauss-Legendre rules between neighbouring component quantiles."""
+    @torch.no_grad()
+    def knots(self, levels: int = 256) -> Float[Tensor, "*batch knots"]:
+        """Quantiles of every component, in increasing order, and the edges of bars."""
         parts = self.component_distribution
-        count = max(5, levels // parts.batch_shape[-1])
-        tails = torch.logspace(-12, math.log10(0.5), count // 2 + 1, dtype=torch.float64)
-        u = torch.cat([tails, (1 - tails[:-1]).flip(0)]).to(self.mean)
-        u = u.clamp(torch.finfo(u.dtype).eps, 1 - torch.finfo(u.dtype).eps)
-        grid = parts.icdf(u.reshape(-1, *(1 for _ in parts.batch_shape)).expand(-1, *parts.batch_shape))
+        grid = parts.knots(max(5, levels // parts.batch_shape[-1]))
         if isinstance(parts, Bar):  # where F has its kinks
-            grid = torch.cat([grid, parts.edges.movedim(-1, 0)])
-        grid = grid.movedim(0, -1).flatten(-2).sort(-1).values
-        nodes, weights = (torch.as_tensor(v).to(grid) for v in np.polynomial.legendre.leggauss(order))
-        half = grid.diff(dim=-1).unsqueeze(-1) / 2
-        points = grid[..., :-1].unsqueeze(-1) + half * (1 + nodes)
-        f = self.cdf(points.movedim((-2, -1), (0, 1))).movedim((0, 1), (-2, -1))
-        return (half * weights * f * (1 - f)).sum((-2, -1))
+            grid = torch.cat([grid, parts.edges], -1)
+        return grid.flatten(-2).sort(-1).values
 
 
 class Categorical(Discrete, td.Categorical):

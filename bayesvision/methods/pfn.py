@@ -25,7 +25,7 @@ from bayesvision.core import (
 from bayesvision.distributions import Bar, Categorical
 from bayesvision.heads import BarHead, CategoricalHead
 from bayesvision.training import Train, generator, minimize, seeded
-from bayesvision.transformer import Cache, SetTransformer
+from bayesvision.transformer import Cache, Memory, SetTransformer
 from bayesvision.units import Units
 
 __all__ = ["PFN", "PFNPosterior"]
@@ -224,7 +224,7 @@ class PFNPosterior(Conditionable):
         self.columns: tuple[str, ...] | None = None
         self.register_buffer("x", None, persistent=False)
         self.register_buffer("y", None, persistent=False)
-        self._layers = 0  # of the remembered context
+        self.memory = Memory()
 
     @property
     def rows(self) -> int:
@@ -281,10 +281,7 @@ class PFNPosterior(Conditionable):
         kind = self.network.prior_token.dtype
         inputs = _inputs(self.x, units, self.method.features).to(kind)
         cache = self.network.remember(inputs, _targets(self.y, units, self.method.classes).to(kind))
-        for k, (keys, values) in enumerate(cache):
-            self.register_buffer(f"keys{k}", keys, persistent=False)
-            self.register_buffer(f"values{k}", values, persistent=False)
-        self._layers = len(cache)
+        self.memory.store(cache)
 
     def predict(self, x: Any) -> Bar | Categorical:
         """Posterior predictive of every row of `x`, in the dtype of `x`; the prior predictive before `condition`.
@@ -351,7 +348,7 @@ class PFNPosterior(Conditionable):
         return posterior
 
     def _cache(self, inputs: Tensor) -> Cache:
-        if not self._layers:
+        if not self.memory.layers:
             empty = inputs[..., :0, :]
             return self.network.remember(empty, empty.new_zeros(*empty.shape[:-1], self.method.classes or 1))
-        return tuple((getattr(self, f"keys{k}"), getattr(self, f"values{k}")) for k in range(self._layers))
+        return self.memory.cache

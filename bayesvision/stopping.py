@@ -1,0 +1,323 @@
+"""`StoppingRule`: stops runs that are unlikely to beat the best one, over any posterior that extrapolates curves."""
+
+import bisect
+import hashlib
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, Self
+
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from bayesvision import plots
+from bayesvision.checkpoints import find
+from bayesvision.core import Data
+from bayesvision.distributions import Continuous
+from bayesvision.units import Scale
+
+__all__ = ["CurvePosterior", "Decision", "Report", "StoppingRule"]
+
+READINGS = 100  # of a run are looked at, at most
+LEARNING_RATE = 0.02  # of the adaptive level
+REMEMBERED = 256  # runs whose conditioned posterior is kept; the others are read again when they report
+
+
+class CurvePosterior(Protocol):
+    """What the rule needs: `condition` on epochs and values, `predict` at later epochs, and units to be set first."""
+
+    def measured_in(self, horizon: float, scale: Scale | None) -> Self: ...
+    def condition(self, x: Any, y: Any) -> Self: ...
+    def predict(self, x: Any) -> Any: ...
+
+
+class Decision(NamedTuple):
+    """What to do with a run.
+
+    Attributes:
+        stop: whether to stop it.
+        reason: why, in words.
+        p_improve: greatest probability over the epochs to come that the run beats the best value; NaN if not asked.
+        predicted_final: predictive mean at the horizon, in the metric's units; NaN if not asked.
+        step: the step that was decided at.
+    """
+
+    stop: bool
+    reason: str
+    p_improve: float
+    predicted_final: float
+    step: float
+
+
+class Report(NamedTuple):
+    """What the rule did so far.
+
+    Attributes:
+        runs, stopped, audited: counts of runs; an audited one would have been stopped and went on.
+        steps_spent: steps that all runs took.
+        steps_saved: steps that the stopped runs did not take.
+        wrong: audited runs that beat the value they were to be stopped for.
+        regret: mean amount by which the audited runs did, in the metric's units; NaN without audited runs.
+        delta: the level in force.
+    """
+
+    runs: int
+    stopped: int
+    audited: int
+    steps_spent: float
+    steps_saved: float
+    wrong: int
+    regret: float
+    delta: float
+
+
+@dataclass
+class _Run:
+    """What is known of one run."""
+
+    steps: list[float] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    read: int = 0  # rows that `posterior` has seen
+    posterior: Any = None
+    bounds: dict[str, float] = field(default_factory=dict)  # step -> upper quantile forecast long before it
+    stopped: float | None = None
+    audited: tuple[float, float] | None = None  # step, and the best value at that time
+
+
+class StoppingRule:
+    """Stops run r at step T when P(y_t' > best) <= delta for every t' in (T, horizon] (arXiv 2310.20447, section 5.3).
+
+    `best` is the best value of any run so far, this one included. A share `audit` of the runs goes on although the rule
+    would stop them, so that `report()` can tell what stopping costs. Where forecasts turn out too low, the rule falls back:
+    whenever a run doubles its readings, its value is compared with the upper delta-quantile forecast from the first half,
+    and the level follows delta <- delta + 0.02 (delta_0 - [exceeded]), between 0 and delta_0 (adaptive conformal inference,
+    Gibbs and Candes 2021, eq. 2). At level 0 nothing is stopped until the forecasts are right again.
+
+    Args:
+        horizon: last step of a run that is not stopped.
+        scale: units of the metric; None for one in [0, 1] where larger is better.
+        posterior: a `CurvePosterior`, a shipped name or a checkpoint file.
+        delta: level delta_0.
+        least: readings before the first decision.
+        at: fractions of the horizon to decide at, each at the first report that reaches it; at every report if left out.
+        audit: share of the runs that are never stopped.
+        seed: of the choice of audited runs, which depends on nothing else but the run's name.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        horizon: float,
+        scale: Scale | None = None,
+        posterior: CurvePosterior | str = "lcpfn",
+        delta: float = 0.05,
+        least: int = 2,
+        at: tuple[float, ...] | None = None,
+        audit: float = 0.05,
+        seed: int = 0,
+    ) -> None:
+        if not 0 < delta < 1:
+            raise ValueError(f"delta must lie strictly between 0 and 1, got {delta!r}")
+        if not 0 <= audit <= 1:
+            raise ValueError(f"audit must lie in [0, 1], got {audit!r}")
+        if isinstance(least, bool) or not isinstance(least, int) or least < 1:
+            raise ValueError(f"least must be a whole number of at least 1, got {least!r}")
+        if at is not None and not all(0 < a <= 1 for a in at):
+            raise ValueError(f"at must hold fractions of the horizon in (0, 1], got {at!r}")
+        if not (isinstance(horizon, int | float) and 0 < horizon < math.inf):
+            raise ValueError(f"horizon must be a positive number of steps, got {horizon!r}")
+        model: Any = find(posterior) if isinstance(posterior, str) else posterior
+        if not hasattr(model, "measured_in"):
+            raise ValueError(f"posterior must extrapolate learning curves (an LCPFN), got {type(model).__name__}")
+        self.posterior = model.measured_in(float(horizon), scale)
+        self.horizon, self.scale, self.delta, self.least, self.at = float(horizon), scale, delta, least, at
+        self.audit, self.seed = audit, seed
+        self.level = delta
+        self._runs: dict[str, _Run] = {}
+
+    @property
+    def minimize(self) -> bool:
+        """Whether smaller values are better."""
+        return self.scale is not None and self.scale.minimize
+
+    @property
+    def best(self) -> float:
+        """The best value of any run so far; NaN before the first."""
+        values = [v for run in self._runs.values() for v in run.values]
+        return (min if self.minimize else max)(values) if values else math.nan
+
+    def update(self, run: Hashable, step: float, value: float) -> Decision:
+        """Take in the value of a run at a step, and decide; the same reports in the same order decide the same.
+
+        A step that was reported before is replaced. A value that is not finite stops the run. Steps may be skipped or
+        come late; of more than 100 steps to the horizon, about 100 are read.
+
+        Raises:
+            ValueError: the step is not in (0, horizon], or the value is outside the bounds of the scale.
+        """
+        step, value = float(step), float(value)
+        if not 0 < step <= self.horizon:
+            raise ValueError(
+                f"step must lie above 0 and be at most the horizon {self.horizon:g}, got {step:g}; "
+                "count steps from 1, or set a longer horizon"
+            )
+        state = self._runs.setdefault(str(run), _Run())
+        if not math.isfinite(value):
+            state.stopped = step
+            return Decision(True, f"the value is {value} at step {step:g}: the run diverged", 0.0, math.nan, step)
+        self._check_range(value)
+        previous = state.steps[-1] if state.steps else 0.0
+        self._insert(state, step, value)
+        if step >= self.horizon:
+            state.posterior = None
+            return Decision(False, "the run reached the horizon", math.nan, value, step)
+        if step <= previous or not self._due(previous, step):
+            return Decision(False, "not a step to decide at", math.nan, math.nan, step)
+        if len(state.steps) < self.least:
+            return Decision(False, f"fewer than {self.least} readings", math.nan, math.nan, step)
+        return self._decide(str(run), state, step)
+
+    def _check_range(self, value: float) -> None:
+        lower, upper = (self.scale.lower, self.scale.upper) if self.scale else (0.0, 1.0)
+        slack = 1e-6 * max(1.0, abs(value))
+        if not lower - slack <= value <= upper + slack:
+            raise ValueError(
+                f"value must lie in [{lower:g}, {upper:g}], got {value:g}; "
+                "declare the metric's range with scale=Scale(lower, upper, soft_lower, soft_upper, minimize)"
+            )
+
+    def _insert(self, state: _Run, step: float, value: float) -> None:
+        """Put a reading in its place; what the network has read past it is read again."""
+        place = bisect.bisect_left(state.steps, step)
+        if place < len(state.steps) and state.steps[place] == step:
+            state.values[place] = value
+        else:
+            state.steps.insert(place, step)
+            state.values.insert(place, value)
+        if place < state.read:
+            state.posterior, state.read = None, 0
+
+    def _due(self, previous: float, step: float) -> bool:
+        """Whether the step passes a fraction to decide at."""
+        if self.at is None:
+            return self._tick(step) > self._tick(previous)
+        return any(previous < a * self.horizon <= step for a in self.at)
+
+    def _tick(self, step: float) -> int:
+        """Number of the reading that a step belongs to, from 0 to 100 at the horizon."""
+        return math.floor(step * READINGS / self.horizon + 1e-9)
+
+    def _read(self, state: _Run) -> Any:
+        """The posterior that has seen the run, which costs one token for each new reading."""
+        if state.posterior is None:
+            held = [r for r in self._runs.values() if r.posterior is not None]
+            for other in held[: max(0, len(held) - REMEMBERED + 1)]:
+                other.posterior, other.read = None, 0
+            state.posterior, state.read = self.posterior, 0
+        steps, ticks = state.steps, [self._tick(s) for s in state.steps]
+        rows = [k for k in range(state.read, len(steps)) if k == 0 or ticks[k] > ticks[k - 1]]
+        if rows:
+            state.posterior = state.posterior.condition([steps[k] for k in rows], [state.values[k] for k in rows])
+        state.read = len(steps)
+        return state.posterior
+
+    def _ahead(self, step: float, readings: int) -> Tensor:
+        """Steps to come, as far apart as those seen but at most 100 of them, and the horizon."""
+        stride = max(step / readings, self.horizon / READINGS)
+        count = max(0, math.ceil((self.horizon - step) / stride - 1e-9) - 1)
+        steps = [step + stride * (k + 1) for k in range(count)]
+        return torch.tensor([*steps, self.horizon], dtype=torch.float64)
+
+    @torch.no_grad()
+    def _decide(self, name: str, state: _Run, step: float) -> Decision:
+        ahead, best = self._ahead(step, len(state.steps)), self.best
+        law: Continuous = self._read(state).predict(ahead)
+        better = law.cdf(torch.full_like(ahead, best)) if self.minimize else law.probability_above(best)
+        p, final = float(better.max()), float(law.mean[-1])
+        self._learn(state, step, ahead, law)
+        if p > self.level:
+            return Decision(False, f"it may beat {best:.6g} (probability {p:.3f})", p, final, step)
+        reason = f"it is unlikely to beat {best:.6g} (probability {p:.3f} at most, level {self.level:.3f})"
+        if self.level <= 0:
+            return Decision(False, "forecasts have been too low of late, so nothing is stopped", p, final, step)
+        if state.audited is not None or self._is_audited(name):
+            state.audited = state.audited or (step, best)
+            return Decision(False, f"{reason}, but it runs on as an audit", p, final, step)
+        state.stopped, state.posterior, state.read = step, None, 0
+        return Decision(True, reason, p, final, step)
+
+    def _learn(self, state: _Run, step: float, ahead: Tensor, law: Continuous) -> None:
+        """Move the level by the forecast made when the run had half its readings, and make the next one."""
+        count = len(state.steps)
+        if count < 2 or count & (count - 1):  # at 2, 4, 8, ... readings
+            return
+        if state.bounds:
+            due = min(state.bounds, key=lambda s: abs(float(s) - step))
+            bound, value = state.bounds[due], state.values[-1]
+            exceeded = value < bound if self.minimize else value > bound
+            self.level = min(self.delta, max(0.0, self.level + LEARNING_RATE * (self.delta - exceeded)))
+        bound = law.quantile(self.delta if self.minimize else 1 - self.delta)
+        state.bounds = {f"{s:g}": float(b) for s, b in zip(ahead.tolist(), bound.tolist(), strict=True)}
+
+    def _is_audited(self, name: str) -> bool:
+        digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") < self.audit * 2**64
+
+    def report(self) -> Report:
+        """Counts, steps, and what the audited runs reveal."""
+        runs = self._runs.values()
+        sign = -1.0 if self.minimize else 1.0
+        gains = []
+        for run in runs:
+            if run.audited is not None:
+                later = [v for s, v in zip(run.steps, run.values, strict=True) if s > run.audited[0]]
+                gains.append(max([sign * (v - run.audited[1]) for v in later], default=0.0))
+        lost = [max(0.0, g) for g in gains]
+        last = [run.steps[-1] for run in runs if run.steps]
+        saved = [self.horizon - run.stopped for run in runs if run.stopped is not None]
+        regret = sum(lost) / len(lost) if lost else math.nan
+        wrong = sum(g > 0 for g in gains)
+        return Report(len(last), len(saved), len(gains), sum(last), sum(saved), wrong, regret, self.level)
+
+    @torch.no_grad()
+    def explain(self, run: Hashable, ax: Axes | None = None) -> Axes:
+        """Draw the run, the fan of its forecast, and the best value that it is measured against.
+
+        Raises:
+            ValueError: the run is unknown.
+        """
+        state = self._runs.get(str(run))
+        if state is None or not state.steps:
+            raise ValueError(f"run must be one that has reported, got {run!r}; there are {', '.join(self._runs) or 'none'}")
+        step = state.steps[-1]
+        seen = Data(torch.tensor(state.steps), torch.tensor(state.values))
+        ahead = self._ahead(step, len(state.steps))
+        axes = plots.curve_fan(self._read(state).predict(ahead), ahead, seen, best=self.best, ax=ax)
+        axes.set_title(f"{run}, step {step:g}")
+        return axes
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was reported and decided, as JSON data."""
+        keys = ("steps", "values", "bounds", "stopped", "audited")
+        runs = {name: {k: getattr(run, k) for k in keys} for name, run in self._runs.items()}
+        return {"level": self.level, "runs": runs}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`; the arguments of the rule are its own.
+
+        Raises:
+            ValueError: not such a state.
+        """
+        try:
+            runs = {}
+            for name, saved in state["runs"].items():
+                audited = None if saved["audited"] is None else (float(saved["audited"][0]), float(saved["audited"][1]))
+                steps, values = list(map(float, saved["steps"])), list(map(float, saved["values"]))
+                runs[name] = _Run(steps, values, bounds=dict(saved["bounds"]), stopped=saved["stopped"], audited=audited)
+            level = float(state["level"])
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None
+        self._runs, self.level = runs, level

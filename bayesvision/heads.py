@@ -60,12 +60,11 @@ class MixtureHead(nn.Module):
 
     def bias(self) -> Float[Tensor, " outputs"]:
         """Raw output to start from: components spread evenly in `a`, each as wide as it is far."""
-        zero, spread = torch.zeros(self.components), torch.linspace(-4, 4, self.components)
+        spread = torch.linspace(-4, 4, self.components, dtype=torch.float32)
+        zero = torch.zeros_like(spread)
         return torch.cat([zero, spread, spread.abs()])
 
-    def forward(
-        self, raw: Float[Tensor, "*batch outputs"], loc: float | Float[Tensor, "*#batch"] = 0.0
-    ) -> Mixture:
+    def forward(self, raw: Float[Tensor, "*batch outputs"], loc: float | Float[Tensor, "*#batch"] = 0.0) -> Mixture:
         """Distribution in the target's units; in the widest dtype of the arguments."""
         wide = torch.promote_types(raw.dtype, torch.float32)
         if isinstance(loc, Tensor):

@@ -1,7 +1,7 @@
 """Units: `Units`, standardised by the rows that a posterior has seen, and `Scale`, of a metric with known bounds."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple, Self
 
 import torch
@@ -96,6 +96,11 @@ class Scale:
         return low, self.upper if self.soft_upper is None else self.soft_upper
 
     @property
+    def recipe(self) -> dict[str, float | bool]:
+        """The fields that are set, as JSON data, which knows no infinity: `Scale(**scale.recipe) == scale`."""
+        return {k: v for k, v in asdict(self).items() if v is not None and math.isfinite(v)}
+
+    @property
     def transform(self) -> ComposeTransform:
         """The map y -> u, with its inverse and its Jacobian; values in float64."""
         low, high = self.soft
@@ -104,7 +109,9 @@ class Scale:
         loc, scale = -first / (last - first), 1 / (last - first)
         if self.minimize:
             loc, scale = 1 - loc, -scale
-        return ComposeTransform([AffineTransform(-slope * low - 1, slope), SigmoidTransform(), AffineTransform(loc, scale)])
+        return ComposeTransform(
+            [AffineTransform(-slope * low - 1, slope), SigmoidTransform(), AffineTransform(loc, scale)]
+        )
 
     def normalize(self, y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """u(y) in float64; strictly inside the image of the real line, however large y is."""

@@ -106,7 +106,7 @@ class LearningCurves:
             columns.append(a + (b - a) * uniform[:, k] if law == "uniform" else torch.exp(a + b * normal[:, k]))
         return torch.stack(columns, -1)
 
-    def curve(self, theta: Sites, t: Float[Tensor, " epochs"]) -> Float[Tensor, "*batch epochs"]:
+    def curve(self, theta: Sites, t: Float[Tensor, "*#batch epochs"]) -> Float[Tensor, "*batch epochs"]:
         """The noise-free curve f at the epochs `t` for parameters with any batch axes."""
         s = {name: value.unsqueeze(-1) for name, value in theta.items()}
         log_t = t.log()
@@ -203,9 +203,7 @@ class _Draw:
         self.batch, self.generator = batch, generator
 
     def uniform(self, low: float | Tensor = 0.0, high: float | Tensor = 1.0, columns: int = 1) -> Tensor:
-        u = torch.rand(
-            self.batch, columns, generator=self.generator, device=self.generator.device, dtype=torch.float32
-        )
+        u = torch.rand(self.batch, columns, generator=self.generator, device=self.generator.device, dtype=torch.float32)
         return low + (high - low) * u
 
     def normal(self, columns: int = 1) -> Tensor:
@@ -226,10 +224,10 @@ class _Draw:
 def _epochs(draw: _Draw, rows: int) -> Float[Tensor, "batch rows"]:
     """Regular epochs, regular ones with gaps, or a geometric progression, the last of them at 100."""
     place = torch.arange(1, rows + 1, device=draw.generator.device, dtype=torch.float32)
-    regular = (100 / rows * place).expand(draw.batch, -1)
+    regular = (100 * (place / rows)).expand(draw.batch, -1)
     gaps = draw.uniform(columns=rows).clamp(min=1e-3).log().neg() ** draw.uniform(0.3, 1.5)
     gappy = (0.2 + gaps).cumsum(-1)
-    gappy = 100 * gappy / gappy[:, -1:]
+    gappy = 100 * (gappy / gappy[:, -1:])
     geometric = 100 * (draw.log_uniform(0.2, 10) / 100) ** ((rows - place) / max(rows - 1, 1))
     kind = draw.uniform()
     return torch.where(kind < 0.6, regular, torch.where(kind < 0.8, gappy, geometric))

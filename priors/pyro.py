@@ -15,6 +15,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import prune_subsample_sites
 from torch import Generator, Tensor
 
+from priors.curves import LAWS, LearningCurves
 from priors.designs import check_counts
 from priors.kernels import correlation, scaled_distance
 from priors.networks import RandomNetwork
@@ -22,6 +23,7 @@ from priors.regression import BayesianLinear, GaussianProcess, GaussianProcessMi
 from priors.task import Task
 
 __all__ = [
+    "CurveProgram",
     "LinearProgram",
     "NetworkProgram",
     "ProcessMixtureProgram",
@@ -324,3 +326,37 @@ class ProcessMixtureProgram:
 
 def _diagonal(noise: Float[Tensor, "*draws"], x: Float[Tensor, "n features"]) -> Float[Tensor, "*draws 1 n n"]:
     return noise[..., None, None, None] * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+
+
+@dataclass(frozen=True)
+class CurveProgram:
+    """`LearningCurves` as a pyro model: its parameters are the latent sites, y_t ~ N(f(t), sigma^2) at the epochs `x`.
+
+    A factor of 0 or -inf holds the curve to what the prior accepts, so the posterior is that of the prior, whose
+    normaliser is a constant. A trajectory of the No-U-Turn sampler ends where it leaves that region, and counts as
+    divergent.
+    """
+
+    prior: LearningCurves
+
+    def __call__(self, x: Float[Tensor, "n 1"], y: Float[Tensor, " n"] | None = None) -> Tensor:
+        one, theta = x.new_ones(()), {}
+        for name, (law, a, b) in LAWS.items():
+            family = dist.Uniform(a * one, b * one) if law == "uniform" else dist.LogNormal(a * one, b * one)
+            theta[name] = pyro.sample(name, family)
+        with torch.no_grad():
+            accepted = torch.where(self.prior.fits(theta), 0.0, -math.inf)
+        pyro.factor("accepted", accepted)
+        with pyro.plate("rows", x.shape[-2]):
+            return pyro.sample("y", dist.Normal(self.prior.curve(theta, x.squeeze(-1)), theta["sigma"]), obs=y)
+
+    def predictive(
+        self,
+        draws: Draws,
+        x_seen: Float[Tensor, "n 1"],
+        y_seen: Float[Tensor, " n"],
+        x: Float[Tensor, "m 1"],
+    ) -> tuple[Float[Tensor, "draws m"], Float[Tensor, "draws m"]]:
+        """Mean and standard deviation of y at the rows of `x` for every draw: f(t), and sigma."""
+        mean = self.prior.curve(draws, x.squeeze(-1))
+        return mean, draws["sigma"].unsqueeze(-1).expand(mean.shape)

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from bayesvision import GP, MCMC, PFN, Data, Train
-from priors import BayesianLinear, RandomNetwork
+from bayesvision import GP, LCPFN, MCMC, PFN, Data, Scale, Train
+from priors import BayesianLinear, LearningCurves, RandomNetwork
 
 FEATURES, ROWS, QUERIES = 2, 12, 7
 CONDITIONABLE, STORABLE, JOINT, LATENT = "conditionable", "storable", "joint", "latent"
@@ -24,6 +24,12 @@ class Instance:
     roles: frozenset[str]
     prior: Any = None
     classes: int | None = None
+    features: int = FEATURES
+
+    @property
+    def far(self) -> torch.Tensor:
+        """Queries at the end of what may be asked."""
+        return torch.tensor([[1e6, -1e6], [1e12, 1e12], [1e15, 0.0]])
 
     def fit(self, x: Any, y: Any) -> Any:
         """The posterior given the rows (x, y), from scratch."""
@@ -40,6 +46,31 @@ class Instance:
         source = torch.Generator().manual_seed(seed)
         task = (self.prior or LINE).sample(1, count, generator=source)
         return task.x[0].double(), task.y[0] if self.classes else task.y[0].double()
+
+
+@dataclass(frozen=True)
+class CurveInstance(Instance):
+    """A method for learning curves: rows are epochs, which occur once each, and y has the units of `scale`."""
+
+    features: int = 1
+    horizon: float = 100.0
+    scale: Scale | None = None
+
+    @property
+    def far(self) -> torch.Tensor:
+        return self.horizon * torch.tensor([[1e-9], [0.999], [1.0]])
+
+    def fit(self, x: Any, y: Any) -> Any:
+        return self.method.fit(self.prior).measured_in(self.horizon, self.scale).condition(x, y)
+
+    def learn(self, x: Any, y: Any) -> Any:
+        return base(self).measured_in(self.horizon, self.scale).condition(x, y)
+
+    def rows(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        task = self.prior.sample(1, 100, generator=torch.Generator().manual_seed(7))
+        first = {1: 0, 3: 40, 2: 70}[seed]
+        x, y = task.x[0, first : first + count].double(), task.y[0, first : first + count].double()
+        return x * self.horizon / 100, y if self.scale is None else self.scale.transform.inv(y)
 
 
 @lru_cache
@@ -59,11 +90,23 @@ def network(**fields: Any) -> PFN:
 
 
 MCMC_LINE = MCMC(LINE.program(), warmup=30, draws=40, chains=1)
+CURVES = LCPFN(
+    rows=(50, 100), width=16, layers=2, heads=2, components=4, train=Train(steps=30, batch=2, lr=1e-2, device="cpu")
+)
 INSTANCES = (
     Instance("pfn", network(), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance("pfn-standardize", network(standardize=True), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance(
         "pfn-classes", network(classes=3), frozenset({CONDITIONABLE, STORABLE}), RandomNetwork(FEATURES, classes=3), 3
+    ),
+    CurveInstance("lcpfn", CURVES, frozenset({CONDITIONABLE, STORABLE}), LearningCurves()),
+    CurveInstance(
+        "lcpfn-scale",
+        CURVES,
+        frozenset({CONDITIONABLE, STORABLE}),
+        LearningCurves(),
+        horizon=350.0,
+        scale=Scale(0, 50, 0, 10, minimize=True),
     ),
     Instance("gp", GP(restarts=0, steps=20), frozenset({CONDITIONABLE, STORABLE, JOINT})),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 import torch
 import torch.distributions as td
-from instances import CONDITIONABLE, FEATURES, INSTANCES, JOINT, LATENT, QUERIES, ROWS, STORABLE, playing, seen
+from instances import CONDITIONABLE, INSTANCES, JOINT, LATENT, QUERIES, ROWS, STORABLE, playing, seen
 
 import bayesvision as bv
 from bayesvision.core import Conditionable, Joint, Latent, Posterior, Storable
@@ -197,7 +197,7 @@ def test_gradients_in_x(instance):
 
 @each(INSTANCES)
 def test_far_away_is_finite(instance):
-    law = seen(instance).predict(torch.tensor([[1e6, -1e6], [1e12, 1e12], [1e15, 0.0]]))
+    law = seen(instance).predict(instance.far)
     found = law.class_probs if instance.classes else torch.stack([law.mean, law.stddev, law.log_prob(law.mean)])
     assert torch.isfinite(found).all()
 
@@ -208,7 +208,7 @@ def test_far_away_is_finite(instance):
 @each(INSTANCES)
 @pytest.mark.parametrize("batch", [(), (3,), (2, 1)])
 def test_shapes(instance, batch):
-    x = queries(instance).expand(*batch, QUERIES, FEATURES)
+    x = queries(instance).expand(*batch, QUERIES, instance.features)
     law = seen(instance).predict(x)
     assert isinstance(law, Discrete if instance.classes else Continuous)
     assert (law.batch_shape, law.event_shape) == ((*batch, QUERIES), ())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bayesvision.cli.pretrain import read_recipe
+from bayesvision.cli.pretrain import METHODS, read_recipe
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -63,9 +63,9 @@ def test_recipes_name_real_fields(code, tmp_path):
 
     path = tmp_path / "recipe.toml"
     path.write_text(code, encoding="utf-8")
-    prior, fields, training = read_recipe(path)
-    method = bv.PFN(**fields, train=bv.Train(**training))
-    assert method.features >= 1 and callable(prior.sample)
+    prior, section, fields, training = read_recipe(path)
+    method = getattr(bv, METHODS[section])(**fields, train=bv.Train(**training))
+    assert method.width >= 1 and callable(prior.sample)
 
 
 def test_the_whole_recipe_is_whole():

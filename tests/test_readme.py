@@ -1,14 +1,17 @@
 """The README's tables are those of the committed results, and the shipped recipe is that of the shipped network."""
 
+import json
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 import bayesvision as bv
 from bayesvision.checkpoints import describe
 from bayesvision.cli.common import construct
-from bayesvision.cli.pretrain import read_recipe
+from bayesvision.cli.pretrain import METHODS, read_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,9 +24,10 @@ def test_tables_are_those_of_the_results():
         assert "| ---" in block or "|---" in block
 
 
-def test_shipped_recipe_is_the_networks_own():
-    prior, fields, training = read_recipe(ROOT / "bayesvision" / "pretrained" / "pfn-gp.toml")
-    header = describe("pfn-gp")
-    method = construct(bv.PFN, {**fields, "train": bv.Train(**training)}, "[pfn]")
-    assert asdict(method) == header["recipe"]
+@pytest.mark.parametrize("name", ["pfn-gp", "lcpfn", "lcpfn-prior"])
+def test_shipped_recipe_is_the_networks_own(name):
+    prior, section, fields, training = read_recipe(ROOT / "bayesvision" / "pretrained" / f"{name}.toml")
+    header = describe(name)
+    method = construct(getattr(bv, METHODS[section]), {**fields, "train": bv.Train(**training)}, f"[{section}]")
+    assert json.loads(json.dumps(asdict(method))) == header["recipe"]
     assert bv.core.describe(prior) == header["card"]["prior"]

@@ -6,7 +6,7 @@ from torch import nn
 
 from bayesvision import transformer
 from bayesvision.training import seeded
-from bayesvision.transformer import SetTransformer
+from bayesvision.transformer import PrefixTransformer, SetTransformer
 
 FEATURES, TARGETS, OUTPUTS = 3, 2, 5
 
@@ -108,14 +108,14 @@ def test_no_mask_is_built_and_only_context_is_attended_to(monkeypatch):
     monkeypatch.setattr(transformer, "scaled_dot_product_attention", spy)
     network, (x, y, query) = build(layers=2), rows(n=6, m=50)
     network(x, y, query)
-    assert calls == [(57, 7, (), {})] * 2  # 6 rows, the prior token and 50 queries look at 7 tokens
+    assert calls == [(57, 7, (None,), {})] * 2  # 6 rows, the prior token and 50 queries look at 7 tokens
     calls.clear()
     cache = network.remember(x, y)
-    assert calls == [(7, 7, (), {})]  # the last block needs the context's keys and values only
+    assert calls == [(7, 7, (None,), {})]  # the last block needs the context's keys and values only
     assert [keys.shape for keys, _ in cache] == [(4, 7, 4)] * 2
     calls.clear()
     network.recall(query, cache)
-    assert calls == [(50, 7, (), {})] * 2
+    assert calls == [(50, 7, (None,), {})] * 2
 
 
 def test_an_empty_context_is_the_prior_token():
@@ -167,3 +167,47 @@ def test_weights_are_a_function_of_the_seed_alone(kind):
 def test_width_must_be_a_multiple_of_heads():
     with pytest.raises(ValueError, match="width must be a multiple of heads, got 16 and 3"):
         SetTransformer(1, 1, 1, width=16, layers=1, heads=3)
+
+
+# The transformer over prefixes
+
+
+def prefixes():
+    torch.manual_seed(0)
+    network = PrefixTransformer(features=3, queries=2, outputs=4, width=16, layers=2, heads=4, readers=1).double()
+    for p in network.parameters():  # the initial blocks are the identity
+        torch.nn.init.normal_(p, std=0.3)
+    return network
+
+
+def test_every_prefix_has_the_state_that_it_has_alone():
+    network, rows = prefixes(), torch.randn(5, 7, 3, dtype=torch.float64)
+    states, cache = network.encode(rows)
+    assert states.shape == (5, 8, 16)
+    for n in (0, 1, 4, 7):
+        alone, _ = network.encode(rows[:, :n])
+        torch.testing.assert_close(states[:, n], alone[:, -1])
+    changed = rows.clone()
+    changed[:, 4:] += 1
+    torch.testing.assert_close(network.encode(changed)[0][:, :5], states[:, :5])
+    assert not torch.allclose(network.encode(changed)[0][:, 5:], states[:, 5:])
+
+
+@pytest.mark.parametrize("split", [1, 3, 6])
+def test_a_grown_cache_is_the_whole_one(split):
+    network, rows = prefixes(), torch.randn(2, 7, 3, dtype=torch.float64)
+    states, cache = network.encode(rows)
+    first, part = network.encode(rows[:, :split])
+    second, grown = network.encode(rows[:, split:], part)
+    torch.testing.assert_close(torch.cat([first, second], -2), states)
+    for (keys, values), (k, v) in zip(cache, grown, strict=True):
+        torch.testing.assert_close(keys, k)
+        torch.testing.assert_close(values, v)
+
+
+def test_a_query_is_read_from_its_state_alone():
+    network = prefixes()
+    states, queries = torch.randn(3, 1, 16, dtype=torch.float64), torch.randn(5, 2, dtype=torch.float64)
+    out = network.read(states, queries)
+    assert out.shape == (3, 5, 4)
+    torch.testing.assert_close(out[1, 2], network.read(states[1, 0], queries[2]))

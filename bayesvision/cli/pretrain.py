@@ -61,23 +61,28 @@ def _training_log(path: Path | None, steps: int) -> Iterator[Any]:
             yield _Both(_Bar(progress, steps), lines)
 
 
-def read_recipe(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The prior, and the fields of the method and of its training."""
+METHODS = {"pfn": "PFN", "lcpfn": "LCPFN"}  # the section of a recipe -> the method whose fields it holds
+
+
+def read_recipe(path: Path) -> tuple[Any, str, dict[str, Any], dict[str, Any]]:
+    """The prior, the section of the method, and the fields of the method and of its training."""
     import tomllib
 
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    sections = {"prior", "pfn", "train"}
-    if "prior" not in recipe or set(recipe) - sections:
+    sections = {"prior", "train", *METHODS}
+    chosen = [name for name in METHODS if name in recipe]
+    if "prior" not in recipe or set(recipe) - sections or len(chosen) > 1:
         raise ValueError(
-            f"{path}: a recipe has the sections [prior], [pfn] and [train], got {', '.join(recipe) or 'none'}"
+            f"{path}: a recipe has the sections [prior], [pfn] or [lcpfn], and [train], got {', '.join(recipe) or 'none'}"
         )
     for name in sections & set(recipe):
         if not isinstance(recipe[name], dict):
             raise ValueError(f"{path}: {name} must be a section [{name}], got {recipe[name]!r}")
-    return build_prior(recipe["prior"]), recipe.get("pfn", {}), recipe.get("train", {})
+    method = chosen[0] if chosen else "pfn"
+    return build_prior(recipe["prior"]), method, recipe.get(method, {}), recipe.get("train", {})
 
 
 @click.command(cls=Command)
@@ -87,12 +92,12 @@ def read_recipe(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any]]:
 @click.option("--log", type=FILE, help="Append metrics to this file, one JSON object a line.")
 @click.option("--half", is_flag=True, help="Store the weights in float16.")
 def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool) -> None:
-    """Train a PFN on the prior of RECIPE (TOML); works under torchrun as well."""
+    """Train a PFN or an LC-PFN on the prior of RECIPE (TOML); works under torchrun as well."""
     import os
     import shutil
 
     check_output(out, recipe, log)
-    prior, fields, training = read_recipe(recipe)
+    prior, section, fields, training = read_recipe(recipe)
     if "folder" in training:
         raise ValueError(f"{recipe}: [train] must not name a folder; the training state is kept beside --out")
     import torch
@@ -103,11 +108,12 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool
     if folder.exists() and not resume and "RANK" not in os.environ:  # torchrun's processes would see each other's
         raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
     train = construct(bv.Train, {"folder": str(folder), **training}, "[train]")
-    method = construct(bv.PFN, {**fields, "train": train}, "[pfn]")
+    method = construct(getattr(bv, METHODS[section]), {**fields, "train": train}, f"[{section}]")
     first = int(os.environ.get("RANK", 0)) == 0
     with _training_log(log, train.steps) if first else contextlib.nullcontext() as progress:
         posterior = method.fit(prior, progress)
     if first:
         bv.save(posterior, out, torch.float16 if half else None)
         shutil.rmtree(folder, ignore_errors=True)
-        click.echo(f"wrote {out}: {posterior.card['parameters']:,} parameters, {posterior.card['tasks']:,} tasks")
+        seen = " ".join(f"{posterior.card[k]:,} {k}" for k in ("tasks", "curves") if k in posterior.card)
+        click.echo(f"wrote {out}: {posterior.card['parameters']:,} parameters, {seen}")

@@ -94,9 +94,12 @@ class Rescaled(Continuous):
         return self.icdf(u.clamp(min=torch.finfo(torch.float64).tiny))
 
     def _knots(self, *more: Tensor) -> Float[Tensor, "... knots"]:
+        """Knots of `base`, more towards both ends, where u^{-1} has its logarithms, and others."""
         low, high = self._ends()
         knots = self.base.knots().double()
-        parts = torch.cat([low.expand(*knots.shape[:-1], 1), knots, high.expand(*knots.shape[:-1], 1)], -1)
+        near = torch.logspace(-14, -1, 14, dtype=torch.float64, device=low.device) * (high - low)
+        ends = torch.cat([low.reshape(1), low + near, high - near, high.reshape(1)])
+        parts = torch.cat([ends.expand(*knots.shape[:-1], -1), knots], -1)
         if more:
             shape = torch.broadcast_shapes(parts.shape[:-1], more[0].shape)
             parts = torch.cat([parts.expand(*shape, -1), *(m.expand(shape).unsqueeze(-1) for m in more)], -1)

@@ -194,7 +194,8 @@ class _Stream:
         prefixes = torch.arange(rows, device=self.device)
         # the empty prefix and the short ones once more: they are few, and there is most to learn from each
         prefixes = torch.cat([prefixes.new_zeros(-(-rows // EMPTY)), prefixes[: rows // 3], prefixes])
-        u = torch.rand(2, size, len(prefixes), method.targets, generator=source, device=self.device)
+        shape = 2, size, len(prefixes), method.targets
+        u = torch.rand(shape, generator=source, device=self.device, dtype=torch.float32)
         least = prefixes.unsqueeze(-1) * (u[1] >= PAST)
         targets = least + (u[0] * (rows - least)).long().clamp(max=rows - 1)
         return task.x[..., 0].float(), task.y.float(), prefixes, targets.clamp(max=rows - 1)
@@ -202,9 +203,7 @@ class _Stream:
 
 def _loss(posterior: "LCPFNPosterior", batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Float[Tensor, ""]:
     t, y, prefixes, targets = batch
-    last_t, last_y = (
-        torch.cat([torch.full_like(v[:, :1], START), v], -1)[:, prefixes].unsqueeze(-1) for v in (t, y)
-    )
+    last_t, last_y = (torch.cat([torch.full_like(v[:, :1], START), v], -1)[:, prefixes].unsqueeze(-1) for v in (t, y))
     asked_t, asked_y = (v.gather(1, targets.flatten(1)).view(targets.shape) for v in (t, y))
     states, _ = posterior.network.encode(_tokens(t[:, :-1], y[:, :-1]))
     raw = posterior.network.read(states[:, prefixes].unsqueeze(-2), _questions(asked_t, last_t))
@@ -253,7 +252,9 @@ class LCPFNPosterior(Conditionable):
             ValueError: the posterior has seen epochs already, or the horizon is not positive.
         """
         if self.rows:
-            raise ValueError(f"horizon and scale must be set before condition; this posterior has seen {self.rows} rows")
+            raise ValueError(
+                f"horizon and scale must be set before condition; this posterior has seen {self.rows} rows"
+            )
         if not (isinstance(horizon, int | float) and 0 < horizon < math.inf):
             raise ValueError(f"horizon must be a positive number of epochs, got {horizon!r}")
         new = share(self)
@@ -425,6 +426,7 @@ class LCPFNPosterior(Conditionable):
     def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> "LCPFNPosterior":
         """The posterior that `export` described."""
         recipe: dict[str, Any] = {**header["recipe"], "train": Train(**header["recipe"]["train"])}
+        recipe["rows"] = tuple(recipe["rows"])  # JSON knows lists only
         posterior = LCPFN(**recipe).untrained()
         weights = {k: v for k, v in tensors.items() if k not in ("x", "y")}
         posterior.to(weights["network.norm.weight"].dtype).load_state_dict(weights)

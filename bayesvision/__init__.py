@@ -4,6 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bayesvision.baselines.curves import CurveFit as CurveFit
+    from bayesvision.baselines.curves import LastValue as LastValue
+    from bayesvision.baselines.ensemble import Ensemble as Ensemble
     from bayesvision.baselines.gp import GP as GP
     from bayesvision.baselines.mcmc import MCMC as MCMC
     from bayesvision.checkpoints import load as load
@@ -21,6 +24,9 @@ __version__ = "0.1.0"
 
 # Imported on first use: the command line answers before torch is loaded, and the extras stay optional.
 _HOMES = {
+    "CurveFit": "bayesvision.baselines.curves",
+    "LastValue": "bayesvision.baselines.curves",
+    "Ensemble": "bayesvision.baselines.ensemble",
     "GP": "bayesvision.baselines.gp",
     "MCMC": "bayesvision.baselines.mcmc",
     "load": "bayesvision.checkpoints",
@@ -34,7 +40,7 @@ _HOMES = {
     "Train": "bayesvision.training",
     "Scale": "bayesvision.units",
 }
-_MODULES = ("distributions", "metrics", "plots")
+_MODULES = ("distributions", "integrations", "metrics", "plots")
 _EXTRAS = {
     "gpytorch": "gp",
     "linear_operator": "gp",

@@ -3,13 +3,14 @@
 import atexit
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-__all__ = ["Group", "Sharding", "gather", "join", "later", "overwrite", "spread", "whole"]
+__all__ = ["Group", "Sharding", "ask_first", "gather", "join", "later", "overwrite", "spread", "whole"]
 
 Sharding = Literal["ddp", "fsdp"]
 
@@ -46,6 +47,15 @@ class Group(NamedTuple):
         if self.size > 1:
             dist.all_reduce(value)
         return value.item() / self.size
+
+
+def ask_first(question: Callable[[], bool]) -> bool:
+    """The answer of the first process, in every process; the others do not work it out."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return question()
+    box = [question() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box, src=0)
+    return bool(box[0])
 
 
 def join(device: torch.device) -> Group:

@@ -3,9 +3,8 @@
 import bisect
 import hashlib
 import math
-from collections.abc import Hashable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, Self
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from matplotlib.axes import Axes
@@ -15,15 +14,18 @@ from bayesvision import plots
 from bayesvision.checkpoints import find
 from bayesvision.core import Data
 from bayesvision.distributions import Continuous
+from bayesvision.runs import Decision, Report, Run
 from bayesvision.units import Scale
 
 __all__ = ["CurvePosterior", "Decision", "Report", "StoppingRule"]
 
 READINGS = 100  # of a run are looked at, at most
 LEARNING_RATE = 0.02  # of the adaptive level
+CLOSE = 1e-4  # two probabilities that rounding might swap
 REMEMBERED = 256  # runs whose conditioned posterior is kept; the others are read again when they report
 
 
+@runtime_checkable
 class CurvePosterior(Protocol):
     """What the rule needs: `condition` on epochs and values, `predict` at later epochs, and units to be set first."""
 
@@ -32,67 +34,14 @@ class CurvePosterior(Protocol):
     def predict(self, x: Any) -> Any: ...
 
 
-class Decision(NamedTuple):
-    """What to do with a run.
-
-    Attributes:
-        stop: whether to stop it.
-        reason: why, in words.
-        p_improve: greatest probability over the epochs to come that the run beats the best value; NaN if not asked.
-        predicted_final: predictive mean at the horizon, in the metric's units; NaN if not asked.
-        step: the step that was decided at.
-    """
-
-    stop: bool
-    reason: str
-    p_improve: float
-    predicted_final: float
-    step: float
-
-
-class Report(NamedTuple):
-    """What the rule did so far.
-
-    Attributes:
-        runs, stopped, audited: counts of runs; an audited one would have been stopped and went on.
-        steps_spent: steps that all runs took.
-        steps_saved: steps that the stopped runs did not take.
-        wrong: audited runs that beat the value they were to be stopped for.
-        regret: mean amount by which the audited runs did, in the metric's units; NaN without audited runs.
-        delta: the level in force.
-    """
-
-    runs: int
-    stopped: int
-    audited: int
-    steps_spent: float
-    steps_saved: float
-    wrong: int
-    regret: float
-    delta: float
-
-
-@dataclass
-class _Run:
-    """What is known of one run."""
-
-    steps: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-    read: int = 0  # rows that `posterior` has seen
-    posterior: Any = None
-    bounds: dict[str, float] = field(default_factory=dict)  # step -> upper quantile forecast long before it
-    stopped: float | None = None
-    audited: tuple[float, float] | None = None  # step, and the best value at that time
-
-
 class StoppingRule:
     """Stops run r at step T when P(y_t' > best) <= delta for every t' in (T, horizon] (arXiv 2310.20447, section 5.3).
 
-    `best` is the best value of any run so far, this one included. A share `audit` of the runs goes on although the rule
-    would stop them, so that `report()` can tell what stopping costs. Where forecasts turn out too low, the rule falls back:
-    whenever a run doubles its readings, its value is compared with the upper delta-quantile forecast from the first half,
-    and the level follows delta <- delta + 0.02 (delta_0 - [exceeded]), between 0 and delta_0 (adaptive conformal inference,
-    Gibbs and Candes 2021, eq. 2). At level 0 nothing is stopped until the forecasts are right again.
+    `best` is the best value of any run so far, this one included. A share `audit` of the runs goes on although the
+    rule would stop them, so that `report()` can tell what stopping costs. Where forecasts turn out too low, the rule
+    falls back: whenever a run doubles its readings, its value is compared with the upper delta-quantile forecast from
+    the first half, and the level follows delta <- delta + 0.02 (delta_0 - [exceeded]), between 0 and delta_0 (adaptive
+    conformal inference, Gibbs and Candes 2021, eq. 2). At level 0 nothing stops until the forecasts are right again.
 
     Args:
         horizon: last step of a run that is not stopped.
@@ -100,7 +49,7 @@ class StoppingRule:
         posterior: a `CurvePosterior`, a shipped name or a checkpoint file.
         delta: level delta_0.
         least: readings before the first decision.
-        at: fractions of the horizon to decide at, each at the first report that reaches it; at every report if left out.
+        at: fractions of the horizon to decide at, each at the first report that reaches it; all reports if left out.
         audit: share of the runs that are never stopped.
         seed: of the choice of audited runs, which depends on nothing else but the run's name.
 
@@ -115,7 +64,7 @@ class StoppingRule:
         posterior: CurvePosterior | str = "lcpfn",
         delta: float = 0.05,
         least: int = 2,
-        at: tuple[float, ...] | None = None,
+        at: Sequence[float] | None = None,
         audit: float = 0.05,
         seed: int = 0,
     ) -> None:
@@ -130,13 +79,13 @@ class StoppingRule:
         if not (isinstance(horizon, int | float) and 0 < horizon < math.inf):
             raise ValueError(f"horizon must be a positive number of steps, got {horizon!r}")
         model: Any = find(posterior) if isinstance(posterior, str) else posterior
-        if not hasattr(model, "measured_in"):
+        if not isinstance(model, CurvePosterior):
             raise ValueError(f"posterior must extrapolate learning curves (an LCPFN), got {type(model).__name__}")
         self.posterior = model.measured_in(float(horizon), scale)
         self.horizon, self.scale, self.delta, self.least, self.at = float(horizon), scale, delta, least, at
         self.audit, self.seed = audit, seed
         self.level = delta
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, Run] = {}
 
     @property
     def minimize(self) -> bool:
@@ -159,37 +108,87 @@ class StoppingRule:
             ValueError: the step is not in (0, horizon], or the value is outside the bounds of the scale.
         """
         step, value = float(step), float(value)
+        state = self._runs.setdefault(str(run), Run())
+        if not self._is_number(step, value):
+            state.stopped = step
+            return self._diverged(step, value)
+        previous = state.steps[-1] if state.steps else 0.0
+        self._insert(state, step, value)
+        return self._consider(str(run), state, previous, step)
+
+    def _is_number(self, step: float, value: float) -> bool:
+        """Whether a report can be read, or else is one of a run that diverged; an error if it is neither."""
         if not 0 < step <= self.horizon:
             raise ValueError(
                 f"step must lie above 0 and be at most the horizon {self.horizon:g}, got {step:g}; "
                 "count steps from 1, or set a longer horizon"
             )
-        state = self._runs.setdefault(str(run), _Run())
-        if not math.isfinite(value):
-            state.stopped = step
-            return Decision(True, f"the value is {value} at step {step:g}: the run diverged", 0.0, math.nan, step)
-        self._check_range(value)
-        previous = state.steps[-1] if state.steps else 0.0
-        self._insert(state, step, value)
+        if math.isfinite(value) and not self._is_valid(value):
+            raise ValueError(
+                f"value must lie in [{self._range[0]:g}, {self._range[1]:g}], got {value:g}; "
+                "declare the metric's range with scale=Scale(lower, upper, soft_lower, soft_upper, minimize)"
+            )
+        return math.isfinite(value)
+
+    def _diverged(self, step: float, value: float) -> Decision:
+        return Decision(True, f"the value is {value} at step {step:g}: the run diverged", 0.0, math.nan, step)
+
+    def _consider(self, name: str, state: Run, previous: float, step: float) -> Decision:
+        """Decide, if the reading at `step` after the one at `previous` is one to decide at."""
         if step >= self.horizon:
-            state.posterior = None
-            return Decision(False, "the run reached the horizon", math.nan, value, step)
+            state.posterior, state.read = None, 0
+            return Decision(False, "the run reached the horizon", math.nan, state.values[-1], step)
         if step <= previous or not self._due(previous, step):
             return Decision(False, "not a step to decide at", math.nan, math.nan, step)
         if len(state.steps) < self.least:
             return Decision(False, f"fewer than {self.least} readings", math.nan, math.nan, step)
-        return self._decide(str(run), state, step)
+        return self._decide(name, state, step)
 
-    def _check_range(self, value: float) -> None:
-        lower, upper = (self.scale.lower, self.scale.upper) if self.scale else (0.0, 1.0)
+    def take(self, run: Hashable, curve: Mapping[float, float]) -> None:
+        """Replace what is known of a run by its values at steps, without a decision.
+
+        Steps outside (0, horizon] and values that are not finite or outside the scale are left out.
+        """
+        state = self._runs.setdefault(str(run), Run())
+        rows = sorted((float(s), float(v)) for s, v in curve.items() if 0 < s <= self.horizon and self._is_valid(v))
+        steps, values = [s for s, _ in rows], [v for _, v in rows]
+        held = len(state.steps)
+        if steps[:held] != state.steps or values[:held] != state.values:
+            state = self._runs[str(run)] = Run()
+        state.steps, state.values = steps, values
+
+    def judge(self, run: Hashable, curve: Mapping[float, float]) -> Decision:
+        """Decide on a run by its curve so far and by those that `take` was given, whatever was decided before.
+
+        As if the runs had reported one after the other, in the order in which they were first taken. What the network
+        has read of a curve is kept, so a later step costs one token.
+
+        Raises:
+            ValueError: the curve is empty, or its last report is one that `update` refuses.
+        """
+        if not curve:
+            raise ValueError("curve must hold the values of the run at its steps, got none")
+        self.take(run, curve)
+        step, value = map(float, max(curve.items()))
+        if not self._is_number(step, value):
+            return self._diverged(step, value)
+        self.level = self.delta
+        for other in self._runs.values():
+            self._catch_up(other)
+            for exceeded in other.misses:
+                self._move(exceeded)
+        state = self._runs[str(run)]
+        return self._consider(str(run), state, state.steps[-2] if len(state.steps) > 1 else 0.0, step)
+
+    @property
+    def _range(self) -> tuple[float, float]:
+        return (self.scale.lower, self.scale.upper) if self.scale else (0.0, 1.0)
+
+    def _is_valid(self, value: float) -> bool:
         slack = 1e-6 * max(1.0, abs(value))
-        if not lower - slack <= value <= upper + slack:
-            raise ValueError(
-                f"value must lie in [{lower:g}, {upper:g}], got {value:g}; "
-                "declare the metric's range with scale=Scale(lower, upper, soft_lower, soft_upper, minimize)"
-            )
+        return math.isfinite(value) and self._range[0] - slack <= value <= self._range[1] + slack
 
-    def _insert(self, state: _Run, step: float, value: float) -> None:
+    def _insert(self, state: Run, step: float, value: float) -> None:
         """Put a reading in its place; what the network has read past it is read again."""
         place = bisect.bisect_left(state.steps, step)
         if place < len(state.steps) and state.steps[place] == step:
@@ -210,7 +209,7 @@ class StoppingRule:
         """Number of the reading that a step belongs to, from 0 to 100 at the horizon."""
         return math.floor(step * READINGS / self.horizon + 1e-9)
 
-    def _read(self, state: _Run) -> Any:
+    def _read(self, state: Run) -> Any:
         """The posterior that has seen the run, which costs one token for each new reading."""
         if state.posterior is None:
             held = [r for r in self._runs.values() if r.posterior is not None]
@@ -232,12 +231,15 @@ class StoppingRule:
         return torch.tensor([*steps, self.horizon], dtype=torch.float64)
 
     @torch.no_grad()
-    def _decide(self, name: str, state: _Run, step: float) -> Decision:
+    def _decide(self, name: str, state: Run, step: float) -> Decision:
         ahead, best = self._ahead(step, len(state.steps)), self.best
-        law: Continuous = self._read(state).predict(ahead)
-        better = law.cdf(torch.full_like(ahead, best)) if self.minimize else law.probability_above(best)
-        p, final = float(better.max()), float(law.mean[-1])
-        self._learn(state, step, ahead, law)
+        law, p = self._forecast(state, ahead, best)
+        final = float(law.mean[-1])
+        if self._learn(state, len(state.steps), ahead, law):
+            self._move(state.misses[-1])
+        if abs(p - self.level) < CLOSE:  # rounding depends on what was read in one go: read it all at once
+            state.posterior, state.read = None, 0
+            _, p = self._forecast(state, ahead, best)
         if p > self.level:
             return Decision(False, f"it may beat {best:.6g} (probability {p:.3f})", p, final, step)
         reason = f"it is unlikely to beat {best:.6g} (probability {p:.3f} at most, level {self.level:.3f})"
@@ -249,18 +251,43 @@ class StoppingRule:
         state.stopped, state.posterior, state.read = step, None, 0
         return Decision(True, reason, p, final, step)
 
-    def _learn(self, state: _Run, step: float, ahead: Tensor, law: Continuous) -> None:
-        """Move the level by the forecast made when the run had half its readings, and make the next one."""
-        count = len(state.steps)
-        if count < 2 or count & (count - 1):  # at 2, 4, 8, ... readings
-            return
-        if state.bounds:
-            due = min(state.bounds, key=lambda s: abs(float(s) - step))
-            bound, value = state.bounds[due], state.values[-1]
-            exceeded = value < bound if self.minimize else value > bound
-            self.level = min(self.delta, max(0.0, self.level + LEARNING_RATE * (self.delta - exceeded)))
+    def _forecast(self, state: Run, ahead: Tensor, best: float) -> tuple[Continuous, float]:
+        """Law at the steps ahead, and the greatest probability among them to be better than `best`."""
+        law: Continuous = self._read(state).predict(ahead)
+        better = law.cdf(torch.full_like(ahead, best)) if self.minimize else law.probability_above(best)
+        return law, float(better.max())
+
+    def _learn(self, state: Run, count: int, ahead: Tensor, law: Continuous) -> bool:
+        """At 2, 4, 8, ... readings, compare the last with the forecast made at half as many, and make the next one.
+
+        Whether there was one to compare with; each count is looked at once.
+        """
+        if count < 2 or count & (count - 1) or count <= state.judged:
+            return False
+        state.judged, compared = count, bool(state.bounds)
+        if compared:
+            step, value = state.steps[count - 1], state.values[count - 1]
+            bound = state.bounds[min(state.bounds, key=lambda s: abs(float(s) - step))]
+            state.misses.append(value < bound if self.minimize else value > bound)
         bound = law.quantile(self.delta if self.minimize else 1 - self.delta)
         state.bounds = {f"{s:g}": float(b) for s, b in zip(ahead.tolist(), bound.tolist(), strict=True)}
+        return compared
+
+    def _move(self, exceeded: bool) -> None:
+        self.level = min(self.delta, max(0.0, self.level + LEARNING_RATE * (self.delta - exceeded)))
+
+    @torch.no_grad()
+    def _catch_up(self, state: Run) -> None:
+        """Compare at every doubling that `update` would have decided at, had it seen the readings one by one."""
+        count = max(2, 2 * state.judged)
+        while count <= len(state.steps):
+            previous, step = state.steps[count - 2], state.steps[count - 1]
+            if count >= self.least and step < self.horizon and self._due(previous, step):
+                part, ahead = Run(state.steps[:count], state.values[:count]), self._ahead(step, count)
+                self._learn(state, count, ahead, self._read(part).predict(ahead))
+                if count == len(state.steps):
+                    state.posterior, state.read = part.posterior, part.read
+            count *= 2
 
     def _is_audited(self, name: str) -> bool:
         digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
@@ -291,7 +318,7 @@ class StoppingRule:
         """
         state = self._runs.get(str(run))
         if state is None or not state.steps:
-            raise ValueError(f"run must be one that has reported, got {run!r}; there are {', '.join(self._runs) or 'none'}")
+            raise ValueError(f"run must be one that has reported ({', '.join(self._runs) or 'none'}), got {run!r}")
         step = state.steps[-1]
         seen = Data(torch.tensor(state.steps), torch.tensor(state.values))
         ahead = self._ahead(step, len(state.steps))
@@ -316,7 +343,7 @@ class StoppingRule:
             for name, saved in state["runs"].items():
                 audited = None if saved["audited"] is None else (float(saved["audited"][0]), float(saved["audited"][1]))
                 steps, values = list(map(float, saved["steps"])), list(map(float, saved["values"]))
-                runs[name] = _Run(steps, values, bounds=dict(saved["bounds"]), stopped=saved["stopped"], audited=audited)
+                runs[name] = Run(steps, values, bounds=dict(saved["bounds"]), stopped=saved["stopped"], audited=audited)
             level = float(state["level"])
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None

@@ -122,9 +122,9 @@ def _numbers(path: str | os.PathLike[str], line: int, row: list[str], columns: t
 
 
 def write_csv(path: str | os.PathLike[str], columns: dict[str, np.ndarray]) -> None:
-    """Write named columns, nine significant digits each."""
+    """Write named columns, numbers with nine significant digits, text as it is."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in zip(*columns.values(), strict=True):
-            writer.writerow([f"{value:.9g}" for value in row])
+            writer.writerow([value if isinstance(value, str) else f"{value:.9g}" for value in row])

@@ -13,10 +13,19 @@ LEAST = 8
 
 
 class Run(NamedTuple):
-    """Steps as shares of the run's last one, times 100, and values in [0, 1], larger is better."""
+    """Steps in the run's own units, and values in [0, 1], larger is better."""
 
-    t: np.ndarray
+    steps: np.ndarray
     u: np.ndarray
+
+    @property
+    def end(self) -> float:
+        return float(self.steps[-1])
+
+    @property
+    def t(self) -> np.ndarray:
+        """Steps in hundredths of the run."""
+        return 100 * (self.steps / self.end)
 
 
 class Task(NamedTuple):
@@ -61,7 +70,7 @@ def make_task(source: str, name: str, metric: str, curves: list[tuple[np.ndarray
     runs = []
     for steps, values in clean:
         u = values if scale is None else scale.normalize(torch.from_numpy(values)).numpy()
-        runs.append(Run(100 * steps / steps[-1], np.clip(u, -0.5, 1.5)))
+        runs.append(Run(steps, np.clip(u, -0.5, 1.5)))
     return Task(source, name, runs)
 
 
@@ -111,17 +120,18 @@ def lcdb(folder: Path, limit: int) -> list[Task]:
     return [make_task("lcdb", "all learners", "accuracy", curves, 8 * limit)]
 
 
-def load(folder: Path, limit: int = 100) -> list[Task]:
-    """Every task of every collection that is there."""
-    tasks = []
-    if (folder / "curves_taskset").is_dir():
-        tasks += taskset(folder, limit)
-    if (folder / "curves_deepobs").is_dir():
-        tasks += deepobs(folder, limit)
-    if (folder / "curves_algoperf").is_dir():
-        tasks += from_tables(folder, "algoperf", ["workload", "metric"], "global_step", "val_metric", limit)
-    if (folder / "curves_misc").is_dir():
-        tasks += from_tables(folder, "misc", ["source", "task", "metric"], "x", "y", limit)
-    if (folder / "curves_lcdb").is_dir():
-        tasks += lcdb(folder, limit)
-    return tasks
+SOURCES = {
+    "taskset": taskset,
+    "deepobs": deepobs,
+    "algoperf": lambda folder, limit: from_tables(
+        folder, "algoperf", ["workload", "metric"], "global_step", "val_metric", limit
+    ),
+    "misc": lambda folder, limit: from_tables(folder, "misc", ["source", "task", "metric"], "x", "y", limit),
+    "lcdb": lcdb,
+}
+
+
+def load(folder: Path, limit: int = 100, sources: tuple[str, ...] = tuple(SOURCES)) -> list[Task]:
+    """Every task of the collections that are there."""
+    there = [name for name in sources if (folder / f"curves_{name}").is_dir()]
+    return [task for name in there for task in SOURCES[name](folder, limit)]

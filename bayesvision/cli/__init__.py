@@ -2,9 +2,12 @@
 
 import click
 
+from bayesvision.cli.curves import curves
 from bayesvision.cli.inspect import info, validate
 from bayesvision.cli.predict import predict
 from bayesvision.cli.pretrain import pretrain
+from bayesvision.cli.replay import replay
+from bayesvision.cli.watch import watch
 
 __all__ = ["main"]
 
@@ -15,5 +18,5 @@ def main() -> None:
     """Bayesian prediction: calibrated answers from tables, priors and checkpoints."""
 
 
-for command in (predict, pretrain, validate, info):
+for command in (predict, curves, watch, replay, pretrain, validate, info):
     main.add_command(command)

@@ -1,5 +1,6 @@
 """`Rescaled`: a predictive law seen through a monotone map, back in the units of the target."""
 
+import functools
 from typing import Any, ClassVar, Self
 
 import torch
@@ -34,6 +35,13 @@ class Rescaled(Continuous):
         self.base, self.transform = base, transform
         super().__init__(base.batch_shape, validate_args=validate_args)
 
+    @functools.cached_property
+    def _masses(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mass of `base` below low, above high, and between them."""
+        low, high = self._ends()
+        below, above = self.base.cdf(low).double(), self.base.probability_above(high).double()
+        return below, above, (1 - below - above).clamp(min=torch.finfo(torch.float64).tiny)
+
     def expand(self, batch_shape, _instance=None) -> Self:
         new: Any = self._get_checked_instance(Rescaled, _instance)
         new.base, new.transform = self.base.expand(batch_shape), self.transform
@@ -51,12 +59,6 @@ class Rescaled(Continuous):
         low, high = self.transform(ends).sort().values.unbind()
         return low, high
 
-    def _masses(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mass of `base` below low, above high, and between them."""
-        low, high = self._ends()
-        below, above = self.base.cdf(low).double(), self.base.probability_above(high).double()
-        return below, above, (1 - below - above).clamp(min=torch.finfo(torch.float64).tiny)
-
     def _kind(self, value: Tensor) -> Tensor:
         return value.to(self.base.mean.dtype)
 
@@ -66,22 +68,22 @@ class Rescaled(Continuous):
         wide = value.double()
         u = self.transform(wide)
         slope = self.transform.log_abs_det_jacobian(wide, u)
-        return self._kind(self.base.log_prob(u).double() + slope - self._masses()[-1].log())
+        return self._kind(self.base.log_prob(u).double() + slope - self._masses[-1].log())
 
     def cdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        u, (below, above, mass) = self.transform(value.double()), self._masses()
+        u, (below, above, mass) = self.transform(value.double()), self._masses
         share = self.base.cdf(u) - below if self._increasing else self.base.probability_above(u) - above
         return self._kind((share / mass).clamp(0, 1))
 
     def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """P(Y > threshold), which keeps its digits deep in the upper tail."""
-        u, (below, above, mass) = self.transform(self._value(threshold).double()), self._masses()
+        u, (below, above, mass) = self.transform(self._value(threshold).double()), self._masses
         share = self.base.probability_above(u) - above if self._increasing else self.base.cdf(u) - below
         return self._kind((share / mass).clamp(0, 1))
 
     def icdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """u^{-1} of the quantile of `base` at F(low) + q Z, with 1 - q for q where u decreases."""
-        below, _, mass = self._masses()
+        below, _, mass = self._masses
         level = value.double() if self._increasing else 1 - value.double()
         low, high = self._ends()
         u = self.base.icdf(below + level * mass).double()
@@ -111,25 +113,25 @@ class Rescaled(Continuous):
     @property
     def mean(self) -> Float[Tensor, "*batch"]:
         total = integrate(lambda u: self.transform.inv(u) * self._density(u), self._knots())
-        return self._kind(total / self._masses()[-1])
+        return self._kind(total / self._masses[-1])
 
     @property
     def variance(self) -> Float[Tensor, "*batch"]:
         centre = self.mean.double()
         total = integrate(lambda u: (self.transform.inv(u) - centre).square() * self._density(u), self._knots())
-        return self._kind(total / self._masses()[-1])
+        return self._kind(total / self._masses[-1])
 
     def absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """E|Y - y| = int |u^{-1}(v) - y| f(v) dv / Z, with a knot at u(y)."""
         y = value.double()
         knots = self._knots(self.transform(y).detach())
         total = integrate(lambda u: (self.transform.inv(u) - y).abs() * self._density(u), knots)
-        return self._kind(total / self._masses()[-1])
+        return self._kind(total / self._masses[-1])
 
     @property
     def mean_difference(self) -> Float[Tensor, "*batch"]:
         """E|Y - Y'| = 2 int P(Y <= y) P(Y > y) dy, over u."""
-        below, above, mass = self._masses()
+        below, above, mass = self._masses
 
         def spread(u: Tensor) -> Tensor:
             y = self.transform.inv(u)

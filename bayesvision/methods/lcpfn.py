@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -384,8 +385,8 @@ class LCPFNPosterior(Conditionable):
 
     def _batch_of(self, x: Tensor, seen: Tensor) -> torch.Size:
         try:
-            return torch.broadcast_shapes(x.shape[:-1], seen.shape[:-1])
-        except RuntimeError:
+            return torch.Size(np.broadcast_shapes(x.shape[:-1], seen.shape[:-1]))  # torch's imports sympy
+        except ValueError:
             raise ValueError(
                 f"x must have batch axes that broadcast with the curves' {tuple(seen.shape[:-1])}, "
                 f"got {tuple(x.shape[:-1])}"

@@ -1,0 +1,59 @@
+"""Stops a Keras training that is unlikely to improve."""
+
+from collections.abc import Hashable
+from typing import Any
+
+from bayesvision.integrations import needs
+from bayesvision.monitor import Monitor
+from bayesvision.processes import ask_first
+from bayesvision.runs import Decision
+from bayesvision.stopping import StoppingRule
+from bayesvision.units import Scale
+
+with needs("keras"):
+    from keras.callbacks import Callback
+
+__all__ = ["LCPFNStopping"]
+
+
+class LCPFNStopping(Callback):
+    """Stops when P(y_t > best) <= delta at every later epoch t, where `best` is the best value so far.
+
+    Of several processes of torch.distributed the first decides. What fails inside, a metric that is not in the logs
+    among others, is told once, as a warning, and the training goes on.
+
+    Args:
+        monitor: name of the metric in the logs.
+        horizon: epochs of a whole training; those given to `fit` if left out.
+        scale: units of the metric; None for one in [0, 1] where larger is better. A loss needs one.
+        rule: a rule that other trainings report to as well, in place of `horizon` and `scale`; then `best` is that of
+            all of them.
+        run: name of this training in such a rule.
+
+    Raises:
+        ValueError: as in `Monitor`.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        horizon: float | None = None,
+        scale: Scale | None = None,
+        rule: StoppingRule | None = None,
+        run: Hashable = None,
+    ) -> None:
+        super().__init__()
+        self.reports = Monitor(monitor, horizon, scale, rule, run)
+
+    @property
+    def decision(self) -> Decision | None:
+        """The latest decision; None in processes other than the first."""
+        return self.reports.decision
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self.reports.begin((self.params or {}).get("epochs"))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if ask_first(lambda: self.reports.report(epoch + 1, logs or {})):
+            assert self.model is not None
+            self.model.stop_training = True

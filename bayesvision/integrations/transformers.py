@@ -1,0 +1,99 @@
+"""Stops a training of the Hugging Face trainer that is unlikely to improve."""
+
+from collections.abc import Hashable
+from typing import Any
+
+from bayesvision.integrations import needs
+from bayesvision.monitor import Monitor
+from bayesvision.processes import ask_first
+from bayesvision.runs import Decision
+from bayesvision.stopping import StoppingRule
+from bayesvision.units import Scale
+
+with needs("transformers"):
+    from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+    from transformers.trainer_callback import ExportableState
+
+__all__ = ["LCPFNStopping"]
+
+
+class LCPFNStopping(TrainerCallback, ExportableState):
+    """Stops when P(y_t > best) <= delta at every later step t, where `best` is the best value so far.
+
+    The direction is `greater_is_better` of the training arguments. Of several processes the first decides. What fails
+    inside is told once, as a warning, and the training goes on.
+
+    Args:
+        metric: name of an evaluation metric, with or without `eval_`; `metric_for_best_model` if left out.
+        horizon: optimiser steps of a whole training; the trainer's own if left out.
+        scale: units of the metric; None for one in [0, 1]. A loss needs one.
+        rule: a rule that other trainings report to as well, in place of `horizon` and `scale`; then `best` is that of
+            all of them, and the direction is the rule's.
+        run: name of this training in such a rule.
+
+    Raises:
+        ValueError: as in `Monitor`; when the training starts, if no metric is named or there is no evaluation.
+    """
+
+    def __init__(
+        self,
+        metric: str | None = None,
+        horizon: float | None = None,
+        scale: Scale | None = None,
+        rule: StoppingRule | None = None,
+        run: Hashable = None,
+    ) -> None:
+        self.reports = Monitor(metric, horizon, scale, rule, run)
+
+    @property
+    def decision(self) -> Decision | None:
+        """The latest decision; None in processes other than the first."""
+        return self.reports.decision
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        metric = self.reports.metric or args.metric_for_best_model
+        if metric is None or args.eval_strategy == "no":
+            raise ValueError(
+                "early stopping needs metric_for_best_model and eval_strategy to be set, "
+                f"got {metric!r} and {args.eval_strategy!r}"
+            )
+        self.reports.metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+        better = args.greater_is_better
+        self.reports.begin(float(state.max_steps), minimize=None if better is None else not better)
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        step = float(state.global_step)
+        if step > 0 and ask_first(lambda: self.reports.report(step, metrics or {})):
+            control.should_training_stop = True
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"saved": self.saved}}
+
+    @property
+    def saved(self) -> dict[str, Any]:
+        """All that a checkpoint keeps, which `restore_callback_states_from_checkpoint` gives to a new callback.
+
+        Raises:
+            ValueError: when set, if the callback shared a rule, which a checkpoint of one training does not hold.
+        """
+        reports = self.reports
+        scale = None if reports.scale is None else reports.scale.recipe
+        arguments = {"metric": reports.metric, "horizon": reports.horizon, "scale": scale}
+        return {**arguments, "shared": reports.shared, "rule": reports.state_dict()}
+
+    @saved.setter
+    def saved(self, state: dict[str, Any]) -> None:
+        if state["shared"]:
+            raise ValueError("a shared rule is in no checkpoint; leave restore_callback_states_from_checkpoint out")
+        scale = None if state["scale"] is None else Scale(**state["scale"])
+        self.reports = Monitor(state["metric"], state["horizon"], scale)
+        self.reports.load_state_dict(state["rule"])

@@ -1,0 +1,341 @@
+"""Replays of finished runs under an early-stopping policy: what it would have spent, and what it would have found.
+
+A sequence of runs is taken one after the other; each is trained step by step until the policy stops it or it ends, and
+`best` is the best value of any run so far, the running one included (Adriaensen et al. 2023, arXiv 2310.20447, section
+5.3). Curves are arrays [runs, steps] where larger is better, NaN after the end of a run. Many orders of the same runs
+are replayed at once.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+
+__all__ = [
+    "Forecast", "Halving", "Hyperband", "NoStopping", "Patience", "Policy", "Replay",
+    "forecast_bounds", "random_orders", "replay", "speedup", "steps_to",
+]  # fmt: skip
+
+Curves = Float[np.ndarray, "runs steps"]
+Runs = Int[np.ndarray, " orders"]
+Stopper = Callable[[Runs, Float[np.ndarray, " orders"]], Runs]
+CHUNK = 1 << 21  # forecasts that are held at once
+HALVINGS = 26  # of the bracket around a bound
+DOUBLINGS = 60  # of the bracket, until it holds the bound
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides how long the runs of a sequence are trained.
+
+    `begin` is told the curves and the number of orders, and returns a function that is called once for each place in
+    the sequence: with the runs [orders] that come next and the best value [orders] before them, it says after how many
+    steps [orders] each is stopped; the length of the run or more where it is not.
+    """
+
+    def begin(self, curves: Curves, orders: int) -> Stopper: ...
+
+
+class Replay(NamedTuple):
+    """What a policy did with each order of the runs.
+
+    Attributes:
+        best: best value found [orders, budget] after 1, 2, ... steps; -inf before the first.
+        taken: steps spent on each run [orders, runs]; 0 for those that the budget does not reach.
+        stopped: whether the policy ended the run [orders, runs].
+    """
+
+    best: Float[np.ndarray, "orders budget"]
+    taken: Int[np.ndarray, "orders runs"]
+    stopped: Shaped[np.ndarray, "orders runs"]
+
+    @property
+    def spent(self) -> Int[np.ndarray, " orders"]:
+        """Steps spent in all."""
+        return self.taken.sum(1)
+
+    @property
+    def found(self) -> Float[np.ndarray, " orders"]:
+        """Best value found in the end."""
+        return self.best[:, -1]
+
+    def regret(self, optimum: float) -> Float[np.ndarray, " budget"]:
+        """Mean over the orders of `optimum` minus the best value so far; infinite before the first value."""
+        return (optimum - self.best).mean(0)
+
+
+def lengths(curves: Curves) -> Int[np.ndarray, " runs"]:
+    """Steps until the last value of each run."""
+    there = ~np.isnan(curves)
+    return np.where(there.any(1), curves.shape[1] - there[:, ::-1].argmax(1), 0)
+
+
+def bests(curves: Curves) -> Curves:
+    """Best value of each run up to each step, -inf before its first."""
+    return np.maximum.accumulate(np.where(np.isnan(curves), -np.inf, curves), 1)
+
+
+def random_orders(runs: int, orders: int, seed: int = 0) -> Int[np.ndarray, "orders runs"]:
+    """Independent random orders of the runs."""
+    source = np.random.default_rng(seed)
+    return np.stack([source.permutation(runs) for _ in range(orders)])
+
+
+def replay(curves: Any, policy: Policy, orders: Any, budget: int | None = None) -> Replay:
+    """Take the runs of each order one after the other until `budget` steps are spent or no run is left.
+
+    Args:
+        curves: values [runs, steps], larger is better, NaN after the end of a run.
+        policy: when to stop a run.
+        orders: indices of the runs to take [orders, at most runs], each once.
+        budget: steps to spend; by default as many as the whole runs have.
+
+    Raises:
+        ValueError: an array of another shape, an infinite value, an order that is none, or a budget below 1.
+    """
+    curves, orders, budget = _checked(curves, orders, budget)
+    count, columns = len(orders), np.arange(curves.shape[1])
+    length, tops = lengths(curves), bests(curves)
+    trace = np.full((count, budget), -np.inf)
+    taken, stopped = np.zeros((count, len(curves)), int), np.zeros((count, len(curves)), bool)
+    best, spent, rows = np.full(count, -np.inf), np.zeros(count, int), np.arange(count)
+    stop = policy.begin(curves, count)
+    for runs in orders.T:
+        wanted = stop(runs, best)
+        steps = np.minimum(wanted, length[runs])
+        paid = np.minimum(steps, budget - spent)
+        row, column = np.nonzero(columns < paid[:, None])
+        trace[row, spent[row] + column] = np.maximum(best[row], tops[runs[row], column])
+        taken[rows, runs], stopped[rows, runs] = paid, (wanted < length[runs]) & (paid == steps) & (paid > 0)
+        last = np.where(paid > 0, tops[runs, np.maximum(paid, 1) - 1], -np.inf)
+        best, spent = np.maximum(best, last), spent + paid
+        if (spent >= budget).all():
+            break
+    return Replay(np.maximum.accumulate(trace, 1), taken, stopped)
+
+
+def _checked(curves: Any, orders: Any, budget: int | None) -> tuple[np.ndarray, np.ndarray, int]:
+    curves, orders = np.asarray(curves, dtype=np.float64), np.asarray(orders)
+    if curves.ndim != 2 or not curves.size:
+        raise ValueError(f"curves must be an array [runs, steps], got the shape {curves.shape}")
+    if np.isinf(curves).any() or np.isnan(curves).all():
+        raise ValueError("curves must hold finite values, and NaN after the end of a run; cut diverged runs short")
+    if orders.ndim != 2 or orders.dtype.kind not in "iu" or not orders.size:
+        raise ValueError(f"orders must hold indices of runs [orders, runs], got {orders.dtype} {orders.shape}")
+    ranked = np.sort(orders, 1)
+    if ranked[:, 0].min() < 0 or ranked[:, -1].max() >= len(curves) or (np.diff(ranked, axis=1) == 0).any():
+        raise ValueError(f"orders must hold each of the runs 0 to {len(curves) - 1} at most once")
+    budget = int(lengths(curves)[orders].sum(1).max()) if budget is None else budget
+    if budget < 1:
+        raise ValueError(f"budget must be at least 1 step, got {budget}")
+    return curves, orders, budget
+
+
+@dataclass(frozen=True)
+class NoStopping:
+    """Trains every run to its end."""
+
+    def begin(self, curves: Curves, orders: int) -> Stopper:
+        return lambda runs, best: np.full(len(runs), curves.shape[1])
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Stops a run that has not improved on its own best value for `steps` steps.
+
+    Raises:
+        ValueError: `steps` is below 1.
+    """
+
+    steps: int = 5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    def begin(self, curves: Curves, orders: int) -> Stopper:
+        tops, columns = bests(curves), np.arange(curves.shape[1])
+        better = np.diff(tops, axis=1, prepend=-np.inf) > 0
+        since = columns - np.maximum.accumulate(np.where(better, columns, 0), 1)
+        ends = _first(since >= self.steps)
+        return lambda runs, best: ends[runs]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Stops a run after step T when P(y_t' > best) <= delta for every t' > T: when best >= bounds[run, T].
+
+    Args:
+        bounds: what `forecast_bounds` says [runs, steps].
+        least: steps before the first decision.
+    """
+
+    bounds: Curves
+    least: int = 2
+
+    def begin(self, curves: Curves, orders: int) -> Stopper:
+        if self.bounds.shape != curves.shape:
+            raise ValueError(f"bounds must have the shape of the curves, {curves.shape}, got {self.bounds.shape}")
+        tops = bests(curves)
+        bounds = np.where(np.arange(curves.shape[1]) < self.least - 1, np.inf, self.bounds)
+        return lambda runs, best: _first(np.maximum(best[:, None], tops[runs]) >= bounds[runs])
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Asynchronous successive halving in its stopping form (Li et al. 2018, arXiv 1810.05934).
+
+    At the rungs least, eta least, eta^2 least, ... a run goes on if its value is in the top 1 / eta of those recorded
+    at that rung so far, its own included; the first is always in it.
+
+    Raises:
+        ValueError: eta is below 2 or `least` below 1.
+    """
+
+    eta: int = 3
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        if self.eta < 2 or self.least < 1:
+            raise ValueError(f"eta must be at least 2 and least at least 1, got {self.eta} and {self.least}")
+
+    def begin(self, curves: Curves, orders: int) -> Stopper:
+        bracket = _Bracket(curves, orders, self.eta, self.least)
+        return bracket.stop
+
+
+@dataclass(frozen=True)
+class Hyperband:
+    """Hyperband over a sequence (Li et al. 2018, arXiv 1603.06560): runs go in turn to brackets of `Halving`.
+
+    Bracket s = 0, ..., floor(log_eta(steps / least)) has the lowest rung least eta^s and records of its own.
+
+    Raises:
+        ValueError: eta is below 2 or `least` below 1.
+    """
+
+    eta: int = 3
+    least: int = 1
+
+    def __post_init__(self) -> None:
+        Halving(self.eta, self.least)
+
+    def begin(self, curves: Curves, orders: int) -> Stopper:
+        rungs = _rungs(self.eta, self.least, curves.shape[1] + 1)
+        brackets = [_Bracket(curves, orders, self.eta, rung) for rung in rungs]
+        turn = iter(range(len(curves)))
+        return lambda runs, best: brackets[next(turn) % len(brackets)].stop(runs, best)
+
+
+def _rungs(eta: int, least: int, below: int) -> list[int]:
+    count = 0 if below <= least else math.floor(math.log((below - 1) / least, eta) + 1e-9) + 1
+    return [least * eta**k for k in range(count)]
+
+
+class _Bracket:
+    """The values recorded at the rungs, for each order."""
+
+    def __init__(self, curves: Curves, orders: int, eta: int, least: int) -> None:
+        self.curves, self.eta, self.end = curves, eta, curves.shape[1]
+        self.rungs = _rungs(eta, least, self.end)
+        self.records = [np.full((orders, len(curves)), -np.inf) for _ in self.rungs]
+        self.counts = np.zeros((len(self.rungs), orders), int)
+
+    def stop(self, runs: Runs, best: Float[np.ndarray, " orders"]) -> Runs:
+        """Steps after which each run is stopped."""
+        steps = np.full(len(runs), self.end)
+        going = np.ones(len(runs), bool)
+        for rung, record, count in zip(self.rungs, self.records, self.counts, strict=True):
+            value = self.curves[runs, rung - 1]
+            going = going & ~np.isnan(value)
+            rows = np.nonzero(going)[0]
+            above = (record[rows, : count.max() + 1] > value[rows, None]).sum(1)
+            record[rows, count[rows]] = value[rows]
+            count[rows] += 1
+            lost = rows[above >= np.maximum(1, count[rows] // self.eta)]
+            steps[lost], going[lost] = rung, False
+        return steps
+
+
+def _first(where: Shaped[np.ndarray, "some steps"]) -> Runs:
+    """One more than the place of the first true entry of each row, or the number of entries."""
+    return np.where(where.any(1), where.argmax(1) + 1, where.shape[1])
+
+
+def forecast_bounds(posterior: Any, curves: Any, delta: float = 0.05, steps: Any = None, points: int = 100) -> Curves:
+    """For every run and step T the value b with max over t' > T of P(y_t' is better than b | y_1, ..., y_T) = delta.
+
+    One pass of `posterior.forecasts` serves all prefixes of a run. A best value of b or more stops the run at T; there
+    is no bound (infinite) before the first value and at the last step.
+
+    Args:
+        posterior: an `LCPFNPosterior` in the units of the metric that has seen no curve.
+        curves: values [runs, steps], larger is better: the negative metric if the posterior's scale minimises it.
+        delta: the level.
+        steps: the step that each column is of; 1, 2, ... if left out.
+        points: steps t' to ask for, spread evenly, the last one among them; all of them if there are no more.
+
+    Raises:
+        ValueError: delta is outside (0, 1), or as in `forecasts`.
+    """
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must lie strictly between 0 and 1, got {delta!r}")
+    curves = np.asarray(curves, dtype=np.float64)
+    at = np.arange(1, curves.shape[1] + 1) if steps is None else np.asarray(steps)
+    asked = at[np.unique(np.linspace(len(at) - 1, 0, points).round().astype(int))] if len(at) > points else at
+    bounds = np.full(curves.shape, np.inf)
+    alike: dict[bytes, list[int]] = {}  # runs with values at the same steps
+    for run, there in enumerate(~np.isnan(curves)):
+        if there[:-1].any():
+            alike.setdefault(there.tobytes(), []).append(run)
+    for runs in alike.values():
+        columns = np.nonzero(~np.isnan(curves[runs[0]]))[0]
+        size = max(1, CHUNK // (len(columns) * len(asked)))
+        for k in range(0, len(runs), size):
+            some = np.array(runs[k : k + size])[:, None]
+            bounds[some, columns] = _bounds(posterior, at[columns], asked, curves[some, columns], delta)
+    return bounds
+
+
+@torch.no_grad()
+def _bounds(posterior: Any, at: np.ndarray, later: np.ndarray, values: np.ndarray, delta: float) -> np.ndarray:
+    """Bounds [runs, steps at] by bisection of the greatest probability over the steps `later` that are ahead."""
+    x, asked = (torch.as_tensor(v, dtype=torch.float32) for v in (at, later))
+    minimize = posterior.scale is not None and posterior.scale.minimize
+    sign = -1.0 if minimize else 1.0
+    law = posterior.forecasts(x.expand(len(values), -1).unsqueeze(-1), torch.as_tensor(sign * values), asked)
+    ahead = asked > torch.cat([x.new_zeros(1), x]).unsqueeze(-1)  # [prefixes, asked]
+
+    def likely(b: torch.Tensor) -> torch.Tensor:
+        value = (sign * b).unsqueeze(-1)
+        better = law.cdf(value) if minimize else law.probability_above(value)
+        return better.where(ahead, torch.zeros_like(better)).amax(-1) > delta
+
+    low = torch.full(law.batch_shape[:-1], float(values.min()))
+    high, width = torch.full_like(low, float(values.max())), max(float(np.ptp(values)), 1e-6)
+    for k in range(DOUBLINGS):  # until the bounds lie between
+        below, above = ~likely(low), likely(high)
+        if not (below | above).any():
+            break
+        low, high = low - 2**k * width * below, high + 2**k * width * above
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        above = likely(middle)
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    found = torch.where(ahead.any(-1), high, torch.inf)
+    return found[:, 1:].double().numpy()
+
+
+def steps_to(regret: Float[np.ndarray, " budget"], level: float) -> float:
+    """Steps until `regret` is at most `level`; infinite if it never is."""
+    reached = np.nonzero(regret <= level)[0]
+    return float(reached[0] + 1) if len(reached) else math.inf
+
+
+def speedup(policy: Float[np.ndarray, " budget"], reference: Float[np.ndarray, " budget"]) -> float:
+    """Steps that `reference` needs to reach the final regret of `policy`, over the steps that `policy` needed."""
+    return steps_to(reference, policy[-1]) / steps_to(policy, policy[-1])

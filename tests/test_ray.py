@@ -1,0 +1,160 @@
+import json
+import pickle
+import warnings
+
+import pytest
+import ray
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+from trend import Trend
+
+import bayesvision as bv
+from bayesvision.integrations.ray import LCPFNScheduler, LCPFNStopper
+
+EPOCHS = 20
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ray")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield str(folder)
+    ray.shutdown()
+
+
+def tuner(folder, scheduler=None, stop=None, mode="max"):
+    def train(config):
+        for epoch in range(EPOCHS):
+            value = config["level"] - 0.4 * (epoch + 1) ** -0.8
+            tune.report({"score": value if mode == "max" else 1 - value})
+
+    config = tune.TuneConfig(metric="score", mode=mode, scheduler=scheduler, max_concurrent_trials=1, reuse_actors=True)
+    return tune.Tuner(
+        train,
+        param_space={"level": tune.grid_search([0.95, 0.5, 0.9, 0.45])},
+        tune_config=config,
+        run_config=tune.RunConfig(storage_path=folder, stop=stop, verbose=0),
+    )
+
+
+def spent(results):
+    return [result.metrics["training_iteration"] for result in results]
+
+
+def test_scheduler_in_tune(session):
+    results = tuner(session, LCPFNScheduler(EPOCHS, audit=0.0)).fit()
+    first, second, _, fourth = spent(results)
+    assert first == EPOCHS and second < EPOCHS / 2 and fourth < EPOCHS / 2
+    assert results.get_best_result().config["level"] == 0.95 and not results.errors
+
+
+def test_stopper_in_tune(session):
+    stopper = LCPFNStopper("score", "min", EPOCHS, posterior=Trend(), audit=0.0)
+    results = tuner(session, stop=stopper, mode="min").fit()
+    first, second, _, fourth = spent(results)
+    assert first == EPOCHS and second < EPOCHS / 2 and fourth < EPOCHS / 2
+
+
+def scheduler(**options):
+    made = LCPFNScheduler(EPOCHS, **{"metric": "score", "mode": "max", "posterior": Trend(), "audit": 0.0, **options})
+    made.on_trial_add(None, trial("a"))
+    return made
+
+
+def trial(name):
+    return Trial("train", trial_id=name, stub=True)
+
+
+def result(step, value):
+    return {"training_iteration": step, "score": value}
+
+
+def rising(level, until=EPOCHS):
+    return [result(k, level - 0.4 * k**-0.8) for k in range(1, until + 1)]
+
+
+def run(made, name, results):
+    """Decisions up to the first stop."""
+    decisions = []
+    for one in results:
+        decisions.append(made.on_trial_result(None, trial(name), one))
+        if decisions[-1] == TrialScheduler.STOP:
+            break
+    return decisions
+
+
+def test_stopped_trials_do_not_count_again_when_they_complete():
+    made = scheduler()
+    run(made, "a", rising(0.9)[:-1])
+    made.on_trial_complete(None, trial("a"), rising(0.9)[-1])  # its last result comes only here
+    rule = made.trials.rule
+    assert rule.state_dict()["runs"]["a"]["steps"][-1] == EPOCHS
+    assert run(made, "b", rising(0.5))[-1] == TrialScheduler.STOP
+    before = json.dumps(rule.state_dict())
+    made.on_trial_complete(None, trial("b"), {**result(3, 0.99), "done": True})
+    assert json.dumps(rule.state_dict()) == before and rule.best == pytest.approx(0.9 - 0.4 * EPOCHS**-0.8)
+    assert "1 trials stopped" in made.debug_string()
+    assert rule.report().stopped == 1
+
+
+def test_failed_trials_do_not_count():
+    made = scheduler()
+    run(made, "a", rising(0.9))
+    best = made.trials.rule.best
+    run(made, "b", [result(1, 0.95), result(2, 0.98)])
+    assert made.trials.rule.best == 0.98
+    made.on_trial_error(None, trial("b"))
+    assert made.trials.rule.best == best
+
+
+def test_save_and_restore(tmp_path):
+    made = scheduler()
+    run(made, "a", rising(0.9))
+    run(made, "b", rising(0.5))
+    made.save(str(tmp_path / "state.json"))
+    other = LCPFNScheduler(EPOCHS, posterior=Trend(), audit=0.0)
+    other.restore(str(tmp_path / "state.json"))
+    assert other.set_search_properties("score", "max")
+    other.on_trial_add(None, trial("c"))
+    copy = pickle.loads(pickle.dumps(made))
+    for one in (other, copy):
+        assert run(one, "c", rising(0.5)) == run(pickle.loads(pickle.dumps(made)), "c", rising(0.5))
+        assert one.trials.stopped == {"b", "c"} and one.trials.rule.best == made.trials.rule.best
+    with pytest.raises(ValueError, match="of the mode 'max'"):
+        scheduler(mode="min").restore(str(tmp_path / "state.json"))
+
+
+def test_stopper_is_pickled_without_the_network():
+    stopper = LCPFNStopper("score", "max", EPOCHS)
+    assert stopper("a", result(1, 0.5)) is False
+    copy = pickle.loads(pickle.dumps(stopper))
+    assert len(pickle.dumps(stopper)) < 5_000 and copy.stop_all() is False
+    copy("a", result(2, 0.6))
+    assert copy.trials.rule.state_dict()["runs"]["a"]["values"] == [0.5, 0.6]
+    nested = LCPFNStopper("eval/score", "max", EPOCHS, posterior=Trend())
+    assert nested("a", {"training_iteration": 1, "eval": {"score": float("nan")}}) is True
+
+
+def test_nan_stops_and_failures_warn_once():
+    made = scheduler()
+    assert run(made, "a", [result(1, 0.5), result(2, float("nan"))])[-1] == TrialScheduler.STOP
+    with pytest.warns(RuntimeWarning, match="must hold 'score'"):
+        assert run(made, "b", [{"training_iteration": 1}]) == [TrialScheduler.CONTINUE]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(made, "b", [result(1, 57.0), result(EPOCHS + 1, 0.5)]) == [TrialScheduler.CONTINUE] * 2
+
+
+def test_refused_before_training():
+    with pytest.raises(ValueError, match="metric and mode"):
+        LCPFNScheduler(EPOCHS).on_trial_add(None, trial("a"))
+    with pytest.raises(ValueError, match="looks like a loss"):
+        scheduler(metric="val_loss", mode="min")
+    with pytest.raises(ValueError, match="'min' or 'max'"):
+        LCPFNStopper("score", "up", EPOCHS)
+    with pytest.raises(ValueError, match="delta"):
+        LCPFNScheduler(EPOCHS, delta=0.0)
+    assert LCPFNScheduler(EPOCHS, metric="score").set_search_properties("other", "max") is False
+    loss = scheduler(metric="val_loss", mode="min", scale=bv.Scale(lower=0, soft_lower=0, soft_upper=3))
+    assert loss.trials.rule.minimize

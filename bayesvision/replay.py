@@ -15,17 +15,19 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 
+from bayesvision.distributions import Mixture, Normal, Rescaled
+from bayesvision.runs import fair_level
+
 __all__ = [
-    "Forecast", "Halving", "Hyperband", "NoStopping", "Patience", "Policy", "Replay",
-    "forecast_bounds", "random_orders", "replay", "speedup", "steps_to",
+    "Chances", "Forecast", "Halving", "Hyperband", "NoStopping", "Patience", "Policy", "Replay",
+    "random_orders", "replay", "speedup", "steps_to",
 ]  # fmt: skip
 
 Curves = Float[np.ndarray, "runs steps"]
 Runs = Int[np.ndarray, " orders"]
 Stopper = Callable[[Runs, Float[np.ndarray, " orders"]], Runs]
-CHUNK = 1 << 21  # forecasts that are held at once
-HALVINGS = 26  # of the bracket around a bound
-DOUBLINGS = 60  # of the bracket, until it holds the bound
+CHUNK = 1 << 18  # forecasts that are made at once
+LARGEST = 1e30
 
 
 @runtime_checkable
@@ -167,22 +169,37 @@ class Patience:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Stops a run after step T when P(y_t' > best) <= delta for every t' > T: when best >= bounds[run, T].
+    """Stops a run after step T when P(y_t' > best) is at most the level for every t' > T.
+
+    The level is `bayesvision.runs.fair_level`: `delta`, or with a price the fair one.
 
     Args:
-        bounds: what `forecast_bounds` says [runs, steps].
-        least: steps before the first decision.
+        chances: forecasts of the runs from each of their steps.
+        delta, price: of the level.
+        least: readings before the first decision.
     """
 
-    bounds: Curves
+    chances: "Chances"
+    delta: float = 0.05
+    price: float | None = None
     least: int = 2
 
     def begin(self, curves: Curves, orders: int) -> Stopper:
-        if self.bounds.shape != curves.shape:
-            raise ValueError(f"bounds must have the shape of the curves, {curves.shape}, got {self.bounds.shape}")
-        tops = bests(curves)
-        bounds = np.where(np.arange(curves.shape[1]) < self.least - 1, np.inf, self.bounds)
-        return lambda runs, best: _first(np.maximum(best[:, None], tops[runs]) >= bounds[runs])
+        if self.chances.there.shape != curves.shape:
+            raise ValueError(f"chances must be those of the curves {curves.shape}, got {self.chances.there.shape}")
+        tops, length, steps = bests(curves), lengths(curves), curves.shape[1]
+        left, early = steps - np.arange(1, steps + 1), self.chances.there.cumsum(1) < self.least
+        costs: list[np.ndarray] = []
+
+        def stop(runs: Runs, best: Float[np.ndarray, " orders"]) -> Runs:
+            p = self.chances.better(runs, np.maximum(best[:, None], tops[runs]))
+            cost = np.maximum(np.mean(costs, 0), 1)[:, None] if costs else np.ones((len(runs), 1))
+            level = fair_level(self.delta, self.price, len(costs), cost, left)
+            wanted = _first((p <= level) & self.chances.there[runs] & ~early[runs] & (left > 0))
+            costs.append(np.minimum(wanted, length[runs]))
+            return wanted
+
+        return stop
 
 
 @dataclass(frozen=True)
@@ -266,68 +283,66 @@ def _first(where: Shaped[np.ndarray, "some steps"]) -> Runs:
     return np.where(where.any(1), where.argmax(1) + 1, where.shape[1])
 
 
-def forecast_bounds(posterior: Any, curves: Any, delta: float = 0.05, steps: Any = None, points: int = 100) -> Curves:
-    """For every run and step T the value b with max over t' > T of P(y_t' is better than b | y_1, ..., y_T) = delta.
-
-    One pass of `posterior.forecasts` serves all prefixes of a run. A best value of b or more stops the run at T; there
-    is no bound (infinite) before the first value and at the last step.
+class Chances:
+    """Forecasts of finished runs from each of their steps, by one pass of `posterior.forecasts` over each run.
 
     Args:
         posterior: an `LCPFNPosterior` in the units of the metric that has seen no curve.
         curves: values [runs, steps], larger is better: the negative metric if the posterior's scale minimises it.
-        delta: the level.
         steps: the step that each column is of; 1, 2, ... if left out.
         points: steps t' to ask for, spread evenly, the last one among them; all of them if there are no more.
 
     Raises:
-        ValueError: delta is outside (0, 1), or as in `forecasts`.
+        ValueError: as in `forecasts`.
     """
-    if not 0 < delta < 1:
-        raise ValueError(f"delta must lie strictly between 0 and 1, got {delta!r}")
-    curves = np.asarray(curves, dtype=np.float64)
-    at = np.arange(1, curves.shape[1] + 1) if steps is None else np.asarray(steps)
-    asked = at[np.unique(np.linspace(len(at) - 1, 0, points).round().astype(int))] if len(at) > points else at
-    bounds = np.full(curves.shape, np.inf)
-    alike: dict[bytes, list[int]] = {}  # runs with values at the same steps
-    for run, there in enumerate(~np.isnan(curves)):
-        if there[:-1].any():
-            alike.setdefault(there.tobytes(), []).append(run)
-    for runs in alike.values():
-        columns = np.nonzero(~np.isnan(curves[runs[0]]))[0]
-        size = max(1, CHUNK // (len(columns) * len(asked)))
-        for k in range(0, len(runs), size):
-            some = np.array(runs[k : k + size])[:, None]
-            bounds[some, columns] = _bounds(posterior, at[columns], asked, curves[some, columns], delta)
-    return bounds
+
+    def __init__(self, posterior: Any, curves: Any, steps: Any = None, points: int = 12) -> None:
+        curves = np.asarray(curves, dtype=np.float64)
+        self.there, self.scale = ~np.isnan(curves), posterior.scale
+        at = np.arange(1, curves.shape[1] + 1) if steps is None else np.asarray(steps)
+        asked = at[np.unique(np.linspace(len(at) - 1, 0, points).round().astype(int))] if len(at) > points else at
+        self.ahead = torch.as_tensor(asked > at[:, None])  # [steps, points]
+        shape = *curves.shape, len(asked), posterior.method.components
+        self.parts = torch.zeros(3, *shape)  # weights, means and standard deviations in the units of the network
+        self.parts[2] = 1
+        for runs, columns in _alike(self.there):
+            size = max(1, CHUNK // (len(columns) * len(asked)))
+            for k in range(0, len(runs), size):
+                some = np.array(runs[k : k + size])[:, None]
+                self._read(posterior, some, columns, curves[some, columns], at[columns], asked)
+
+    @torch.no_grad()
+    def _read(self, posterior: Any, runs: Any, columns: Any, values: Any, at: Any, asked: Any) -> None:
+        x, later = (torch.as_tensor(v, dtype=torch.float32) for v in (at, asked))
+        sign = -1.0 if self.scale is not None and self.scale.minimize else 1.0
+        law = posterior.forecasts(x.expand(len(values), -1).unsqueeze(-1), torch.as_tensor(sign * values), later)
+        law = law.base if isinstance(law, Rescaled) else law
+        parts = law.weights, law.component_distribution.mean, law.component_distribution.stddev
+        for place, part in zip(self.parts, parts, strict=True):
+            place[runs, columns] = part[:, 1:].float()  # the empty prefix comes first
+
+    @torch.no_grad()
+    def better(self, runs: Runs, best: Float[np.ndarray, "orders steps"]) -> Float[np.ndarray, "orders steps"]:
+        """Greatest probability over the steps ahead that each of `runs` is better than `best`, for every step."""
+        weights, means, stddevs = self.parts[:, torch.as_tensor(runs)]
+        law: Any = Mixture.of(Normal(means, stddevs, validate_args=False), weights.log())
+        value = torch.as_tensor(np.where(np.isfinite(best), best, -LARGEST)).unsqueeze(-1)
+        if self.scale is not None:
+            law = Rescaled(law, self.scale.transform)
+        if self.scale is not None and self.scale.minimize:
+            p = law.cdf(-value)
+        else:
+            p = law.probability_above(value)
+        return p.where(self.ahead, torch.zeros_like(p)).amax(-1).numpy()
 
 
-@torch.no_grad()
-def _bounds(posterior: Any, at: np.ndarray, later: np.ndarray, values: np.ndarray, delta: float) -> np.ndarray:
-    """Bounds [runs, steps at] by bisection of the greatest probability over the steps `later` that are ahead."""
-    x, asked = (torch.as_tensor(v, dtype=torch.float32) for v in (at, later))
-    minimize = posterior.scale is not None and posterior.scale.minimize
-    sign = -1.0 if minimize else 1.0
-    law = posterior.forecasts(x.expand(len(values), -1).unsqueeze(-1), torch.as_tensor(sign * values), asked)
-    ahead = asked > torch.cat([x.new_zeros(1), x]).unsqueeze(-1)  # [prefixes, asked]
-
-    def likely(b: torch.Tensor) -> torch.Tensor:
-        value = (sign * b).unsqueeze(-1)
-        better = law.cdf(value) if minimize else law.probability_above(value)
-        return better.where(ahead, torch.zeros_like(better)).amax(-1) > delta
-
-    low = torch.full(law.batch_shape[:-1], float(values.min()))
-    high, width = torch.full_like(low, float(values.max())), max(float(np.ptp(values)), 1e-6)
-    for k in range(DOUBLINGS):  # until the bounds lie between
-        below, above = ~likely(low), likely(high)
-        if not (below | above).any():
-            break
-        low, high = low - 2**k * width * below, high + 2**k * width * above
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        above = likely(middle)
-        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
-    found = torch.where(ahead.any(-1), high, torch.inf)
-    return found[:, 1:].double().numpy()
+def _alike(there: Shaped[np.ndarray, "runs steps"]) -> list[tuple[list[int], np.ndarray]]:
+    """Runs with values at the same steps, and the columns of these."""
+    groups: dict[bytes, list[int]] = {}
+    for run, row in enumerate(there):
+        if row.any():
+            groups.setdefault(row.tobytes(), []).append(run)
+    return [(runs, np.nonzero(there[runs[0]])[0]) for runs in groups.values()]
 
 
 def steps_to(regret: Float[np.ndarray, " budget"], level: float) -> float:

@@ -3,7 +3,29 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-__all__ = ["Decision", "Report", "Run"]
+import numpy as np
+
+__all__ = ["Decision", "Report", "Run", "fair_level"]
+
+MOST = 0.5  # greatest level: a run that is as likely as not to beat the best one goes on
+
+
+def fair_level(delta: float, price: float | None, others: int, cost: Any, left: Any) -> Any:
+    """Probability to beat the best value below which a run is not worth its remaining steps.
+
+    `delta` without a price. With one, min(1/2, max(delta, price / (k + 1) left / cost)): of exchangeable runs the next
+    one is better than k others with probability 1 / (k + 1), at the mean cost of a run so far, and going on with this
+    one costs the steps that are left. At price 1 a step of this run must be as likely to bring a new best as a step of
+    a fresh run.
+
+    Args:
+        others: other runs so far, k.
+        cost: their mean number of steps; a number or an array.
+        left: steps from here to the horizon; a number or an array.
+    """
+    if price is None or not others:
+        return delta
+    return np.clip(price / (others + 1) * left / cost, delta, max(delta, MOST))
 
 
 class Decision(NamedTuple):

@@ -14,7 +14,7 @@ from bayesvision import plots
 from bayesvision.checkpoints import find
 from bayesvision.core import Data
 from bayesvision.distributions import Continuous
-from bayesvision.runs import Decision, Report, Run
+from bayesvision.runs import Decision, Report, Run, fair_level
 from bayesvision.units import Scale
 
 __all__ = ["CurvePosterior", "Decision", "Report", "StoppingRule"]
@@ -48,6 +48,8 @@ class StoppingRule:
         scale: units of the metric; None for one in [0, 1] where larger is better.
         posterior: a `CurvePosterior`, a shipped name or a checkpoint file.
         delta: level delta_0.
+        price: if given, the level is raised where the steps of a run are better spent on a fresh one (`fair_level`);
+            for searches whose runs come in random order.
         least: readings before the first decision.
         at: fractions of the horizon to decide at, each at the first report that reaches it; all reports if left out.
         audit: share of the runs that are never stopped.
@@ -63,6 +65,7 @@ class StoppingRule:
         scale: Scale | None = None,
         posterior: CurvePosterior | str = "lcpfn",
         delta: float = 0.05,
+        price: float | None = None,
         least: int = 2,
         at: Sequence[float] | None = None,
         audit: float = 0.05,
@@ -70,6 +73,8 @@ class StoppingRule:
     ) -> None:
         if not 0 < delta < 1:
             raise ValueError(f"delta must lie strictly between 0 and 1, got {delta!r}")
+        if price is not None and not 0 < price < math.inf:
+            raise ValueError(f"price must be a positive number or None, got {price!r}")
         if not 0 <= audit <= 1:
             raise ValueError(f"audit must lie in [0, 1], got {audit!r}")
         if isinstance(least, bool) or not isinstance(least, int) or least < 1:
@@ -83,7 +88,7 @@ class StoppingRule:
             raise ValueError(f"posterior must extrapolate learning curves (an LCPFN), got {type(model).__name__}")
         self.posterior = model.measured_in(float(horizon), scale)
         self.horizon, self.scale, self.delta, self.least, self.at = float(horizon), scale, delta, least, at
-        self.audit, self.seed = audit, seed
+        self.price, self.audit, self.seed = price, audit, seed
         self.level = delta
         self._runs: dict[str, Run] = {}
 
@@ -237,19 +242,27 @@ class StoppingRule:
         final = float(law.mean[-1])
         if self._learn(state, len(state.steps), ahead, law):
             self._move(state.misses[-1])
-        if abs(p - self.level) < CLOSE:  # rounding depends on what was read in one go: read it all at once
+        level = self._level_at(state, step)
+        if abs(p - level) < CLOSE:  # rounding depends on what was read in one go: read it all at once
             state.posterior, state.read = None, 0
             _, p = self._forecast(state, ahead, best)
-        if p > self.level:
+        if p > level:
             return Decision(False, f"it may beat {best:.6g} (probability {p:.3f})", p, final, step)
-        reason = f"it is unlikely to beat {best:.6g} (probability {p:.3f} at most, level {self.level:.3f})"
-        if self.level <= 0:
+        reason = f"it is unlikely to beat {best:.6g} (probability {p:.3f} at most, level {level:.3f})"
+        if level <= 0:
             return Decision(False, "forecasts have been too low of late, so nothing is stopped", p, final, step)
         if state.audited is not None or self._is_audited(name):
             state.audited = state.audited or (step, best)
             return Decision(False, f"{reason}, but it runs on as an audit", p, final, step)
         state.stopped, state.posterior, state.read = step, None, 0
         return Decision(True, reason, p, final, step)
+
+    def _level_at(self, state: Run, step: float) -> float:
+        """The level in force for a run at a step: the fair one, lowered as far as delta is."""
+        others = [run.steps[-1] for run in self._runs.values() if run.steps and run is not state]
+        cost = sum(others) / len(others) if others else math.nan
+        fair = fair_level(self.delta, self.price, len(others), cost, self.horizon - step)
+        return float(fair) * self.level / self.delta
 
     def _forecast(self, state: Run, ahead: Tensor, best: float) -> tuple[Continuous, float]:
         """Law at the steps ahead, and the greatest probability among them to be better than `best`."""
@@ -328,7 +341,7 @@ class StoppingRule:
 
     def state_dict(self) -> dict[str, Any]:
         """All that was reported and decided, as JSON data."""
-        keys = ("steps", "values", "bounds", "stopped", "audited")
+        keys = ("steps", "values", "bounds", "misses", "judged", "stopped", "audited")
         runs = {name: {k: getattr(run, k) for k in keys} for name, run in self._runs.items()}
         return {"level": self.level, "runs": runs}
 
@@ -343,7 +356,9 @@ class StoppingRule:
             for name, saved in state["runs"].items():
                 audited = None if saved["audited"] is None else (float(saved["audited"][0]), float(saved["audited"][1]))
                 steps, values = list(map(float, saved["steps"])), list(map(float, saved["values"]))
-                runs[name] = Run(steps, values, bounds=dict(saved["bounds"]), stopped=saved["stopped"], audited=audited)
+                run = Run(steps, values, bounds=dict(saved["bounds"]), stopped=saved["stopped"], audited=audited)
+                run.misses, run.judged = list(saved["misses"]), int(saved["judged"])
+                runs[name] = run
             level = float(state["level"])
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None

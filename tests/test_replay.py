@@ -1,18 +1,18 @@
 import math
-import time
 
 import numpy as np
 import pytest
 import torch
 
 import bayesvision as bv
+from bayesvision.runs import fair_level
 from bayesvision.replay import (
+    Chances,
     Forecast,
     Halving,
     Hyperband,
     NoStopping,
     Patience,
-    forecast_bounds,
     random_orders,
     replay,
     speedup,
@@ -33,6 +33,16 @@ def some_curves(runs: int = 30, steps: int = 12, seed: int = 0) -> np.ndarray:
     return curves
 
 
+class Bounds:
+    """Chances of 0 for a best value of at least `bounds[run, step]`, and of 1 below."""
+
+    def __init__(self, bounds: np.ndarray, there: np.ndarray) -> None:
+        self.bounds, self.there = bounds, there
+
+    def better(self, runs: np.ndarray, best: np.ndarray) -> np.ndarray:
+        return (best < self.bounds[runs]) * 1.0
+
+
 def test_by_hand() -> None:
     result = replay(SMALL, NoStopping(), np.array([[0, 1, 2], [2, 1, 0]]))
     assert result.best.tolist() == [[0.1, 0.3, 0.3, 0.4, 0.4, 0.5, 0.6], [0.2, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]]
@@ -46,7 +56,7 @@ def test_by_hand() -> None:
     patient = replay(SMALL, Patience(1), np.array([[2, 0, 1]]))  # run 0 does not improve at its last step
     assert patient.taken.tolist() == [[3, 1, 3]] and not patient.stopped.any()
     bounds = np.array([[0.9, 0.9, 0.9], [0.9, 0.9, 0.9], [0.9, 0.5, 0.9]])
-    stopped = replay(SMALL, Forecast(bounds), np.array([[0, 1, 2]]))
+    stopped = replay(SMALL, Forecast(Bounds(bounds, ~np.isnan(SMALL))), np.array([[0, 1, 2]]))
     assert stopped.taken.tolist() == [[3, 1, 2]] and stopped.stopped.tolist() == [[False, False, True]]
     assert stopped.best[0].tolist() == [0.1, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5]
 
@@ -100,6 +110,11 @@ def slow_halving(curves: np.ndarray, eta: int, brackets: list[int]):
     return stop
 
 
+def slow_forecast(curves: np.ndarray, bounds: np.ndarray, run: int, done: int, best: float) -> bool:
+    there = ~np.isnan(curves[run, :done])
+    return bool(there[-1] and there.sum() >= 2 and done < curves.shape[1] and best >= bounds[run, done - 1])
+
+
 @pytest.mark.parametrize("budget", [40, 300])
 @pytest.mark.parametrize("name", ["none", "patience", "halving", "hyperband", "forecast"])
 def test_a_replay_is_what_step_by_step_gives(name: str, budget: int) -> None:
@@ -112,7 +127,10 @@ def test_a_replay_is_what_step_by_step_gives(name: str, budget: int) -> None:
         "patience": (Patience(2), lambda: slow_patience(curves, 2)),
         "halving": (Halving(3), lambda: slow_halving(curves, 3, [1])),
         "hyperband": (Hyperband(3), lambda: slow_halving(curves, 3, [1, 3, 9])),
-        "forecast": (Forecast(bounds), lambda: lambda _, run, done, best: done >= 2 and best >= bounds[run, done - 1]),
+        "forecast": (
+            Forecast(Bounds(bounds, ~np.isnan(curves))),
+            lambda: lambda _, run, done, best: slow_forecast(curves, bounds, run, done, best),
+        ),
     }
     policy, stop = kinds[name]
     result = replay(curves, policy, orders, budget)
@@ -149,29 +167,41 @@ def posterior():
 
 
 @pytest.mark.parametrize("minimize", [False, True])
-def test_a_bound_is_where_the_greatest_probability_is_delta(posterior, minimize: bool) -> None:
+def test_chances_are_what_conditioning_says(posterior, minimize: bool) -> None:
     curves = some_curves(6, 10).clip(0, 1)
     scale = bv.Scale(0.0, math.inf, 0.0, 2.0, minimize=True) if minimize else None
     model = posterior.measured_in(20.0, scale)
     given = 1.0 - curves if minimize else curves
     steps = 2.0 * np.arange(1, 11)
-    bounds = forecast_bounds(model, -given if minimize else given, 0.1, steps)
-    assert np.isinf(bounds[:, -1]).all() and np.isinf(bounds[0, lengths_of(curves)[0] :]).all()
+    chances = Chances(model, -given if minimize else given, steps)
+    best = np.full((6, 10), -0.4 if minimize else 0.6)
+    found = chances.better(np.arange(6), best)
+    assert (found[:, -1] == 0).all()  # nothing is ahead
     for run in range(6):
         for done in range(1, 10):
             seen = np.nonzero(~np.isnan(curves[run, :done]))[0]
             if not len(seen) or np.isnan(curves[run, done - 1]):
                 continue
             law = model.condition(steps[seen], given[run, seen]).predict(torch.as_tensor(steps[done:]))
-            bound = bounds[run, done - 1]
-            above = law.cdf(torch.tensor(-bound)) if minimize else law.probability_above(float(bound))
-            assert float(above.max()) == pytest.approx(0.1, abs=1e-3)
-    fewer = forecast_bounds(model, -given if minimize else given, 0.1, steps, points=3)
-    assert (fewer[:, :9] <= bounds[:, :9] + 1e-4).all()  # a maximum over fewer steps
+            above = law.cdf(torch.tensor(0.4)) if minimize else law.probability_above(0.6)
+            assert float(above.max()) == pytest.approx(float(found[run, done - 1]), abs=1e-4)
+    fewer = Chances(model, -given if minimize else given, steps, points=3).better(np.arange(6), best)
+    assert (fewer[:, :9] <= found[:, :9] + 1e-4).all()  # a maximum over fewer steps
 
 
-def lengths_of(curves: np.ndarray) -> np.ndarray:
-    return (~np.isnan(curves)).cumsum(1).argmax(1) + 1
+def test_the_fair_level_by_hand() -> None:
+    """Flat runs of 10 steps: at price 1 the fourth run is stopped where 1/4 (10 - T) / mean cost reaches its chance."""
+    curves = np.full((4, 10), 0.5)
+    chances = Bounds(np.full(curves.shape, 2.0), ~np.isnan(curves))
+    chances.better = lambda runs, best: np.full(best.shape, 0.2)  # whatever the best value
+    plain = replay(curves, Forecast(chances), np.arange(4)[None])
+    assert plain.taken.tolist() == [[10, 10, 10, 10]]
+    fair = replay(curves, Forecast(chances, price=1.0), np.arange(4)[None])
+    # run 2: 1/2 (10 - 2) / 10 = 0.4 >= 0.2; run 3: 1/3 (10 - 2) / 6 = 0.44; run 4: 1/4 8 / (14 / 3) = 0.43
+    assert fair.taken.tolist() == [[10, 2, 2, 2]]
+    assert fair_level(0.05, 1.0, 3, 10.0, 8.0) == pytest.approx(0.2)
+    assert fair_level(0.05, 1.0, 100, 10.0, 8.0) == 0.05 and fair_level(0.05, 9.0, 1, 1.0, 8.0) == 0.5
+    assert fair_level(0.05, None, 3, 10.0, 8.0) == 0.05 == fair_level(0.05, 1.0, 0, math.nan, 8.0)
 
 
 def test_speedup() -> None:
@@ -195,19 +225,8 @@ def test_bad_arguments() -> None:
             replay(SMALL, NoStopping(), bad)
     with pytest.raises(ValueError, match="budget"):
         replay(SMALL, NoStopping(), order, 0)
-    with pytest.raises(ValueError, match="bounds"):
-        replay(SMALL, Forecast(np.zeros((2, 2))), order)
+    with pytest.raises(ValueError, match="chances must be those of the curves"):
+        replay(SMALL, Forecast(Bounds(np.zeros((2, 2)), np.ones((2, 2), bool))), order)
     for wrong in (lambda: Patience(0), lambda: Halving(1), lambda: Hyperband(3, 0)):
         with pytest.raises(ValueError, match="at least"):
             wrong()
-    with pytest.raises(ValueError, match="delta"):
-        forecast_bounds(None, SMALL, 1.0)
-
-
-def test_a_thousand_runs_in_forty_orders_take_seconds() -> None:
-    curves, orders = some_curves(1000, 50), random_orders(1000, 40)
-    bounds = np.random.default_rng(0).uniform(0.5, 2, curves.shape)
-    start = time.perf_counter()
-    for policy in (NoStopping(), Patience(5), Halving(), Hyperband(), Forecast(bounds)):
-        replay(curves, policy, orders)
-    assert time.perf_counter() - start < 15  # about one on an idle core

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["replay"]
 
 COLUMNS = 100  # readings of a run, at most
-POINTS = 25  # steps ahead that the network is asked for
-DEFAULTS = {"none": 0.0, "lcpfn": 0.05, "patience": 5.0, "halving": 3.0, "hyperband": 3.0}
+FORECASTS = ("lcpfn", "lcpfn-fair")
+DEFAULTS = {"none": 0.0, "lcpfn": 0.05, "lcpfn-fair": 2.0, "patience": 5.0, "halving": 3.0, "hyperband": 3.0}
 
 
 class Grid(NamedTuple):
@@ -32,7 +32,7 @@ class Grid(NamedTuple):
 
 @click.command(cls=Command)
 @click.argument("runs", type=LOGS)
-@click.option("--policy", default="lcpfn,patience,hyperband", show_default=True, help="Policies, comma-separated.")
+@click.option("--policy", default="lcpfn,lcpfn-fair,patience,hyperband", show_default=True, help="Policies, comma-separated.")
 @click.option(
     "--horizon", type=click.FloatRange(0, min_open=True), help="Last step of a run; the greatest one in RUNS."
 )
@@ -45,8 +45,9 @@ def replay(
 ) -> None:
     """Replay the finished runs in RUNS under early stopping: steps spent, share saved, best found, regret.
 
-    The policies are none, lcpfn:DELTA (stop when the chance to beat the best so far is at most DELTA, 0.05), patience:K
-    (stop after K readings without progress, 5), halving:ETA and hyperband:ETA (asynchronous, 3).
+    The policies are none, lcpfn:DELTA (stop when the chance to beat the best so far is at most DELTA, 0.05),
+    lcpfn-fair:PRICE (or at most PRICE times that of as many steps of a fresh run, 2), patience:K (stop after K readings
+    without progress, 5), halving:ETA and hyperband:ETA (asynchronous, 3).
     """
     import numpy as np
 
@@ -65,7 +66,7 @@ def replay(
     horizon = horizon or max(curve.steps[-1] for curve in found.values())
     minimize = scale is not None and scale.minimize
     fleet = (
-        open_fleet(options["model"], horizon, scale) if any(kind == "lcpfn" for kind, _ in wanted.values()) else None
+        open_fleet(options["model"], horizon, scale) if any(kind in FORECASTS for kind, _ in wanted.values()) else None
     )
     if fleet is not None:
         check_runs(runs, fleet, found)
@@ -122,12 +123,13 @@ def _grid(found: "dict[str, Curve]", horizon: float, minimize: bool) -> Grid:
 def _policy(kind: str, number: float, fleet: "Fleet | None", grid: Grid) -> "Policy":
     import numpy as np
 
-    from bayesvision.replay import Forecast, Halving, Hyperband, NoStopping, Patience, forecast_bounds
+    from bayesvision.replay import Chances, Forecast, Halving, Hyperband, NoStopping, Patience
 
-    if kind == "lcpfn":
+    if kind in FORECASTS:
         assert fleet is not None
         steps = np.minimum(grid.stride * np.arange(1, grid.values.shape[1] + 1), fleet.horizon)
-        return Forecast(forecast_bounds(fleet.posterior, grid.values, number, steps, POINTS))
+        chances = Chances(fleet.posterior, grid.values, steps)
+        return Forecast(chances, number) if kind == "lcpfn" else Forecast(chances, price=number)
     kinds = {"patience": Patience, "halving": Halving, "hyperband": Hyperband}
     return kinds[kind](int(number)) if kind in kinds else NoStopping()
 

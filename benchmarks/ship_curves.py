@@ -1,0 +1,70 @@
+"""Put a trained LC-PFN into the package: measure it, write the measurements into its card, store it in float16.
+
+    python benchmarks/ship_curves.py my.safetensors --name lcpfn --summary "..."
+
+Mean log-likelihood of the rest of curves drawn from the published prior, at 10, 20, 40 and 80 % seen.
+"""
+
+import argparse
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+import torch
+from common import machine
+
+import bayesvision as bv
+from bayesvision.files import replacing
+from bayesvision.training import generator
+from priors import LearningCurves
+
+PLACE = Path(bv.__file__).parent / "pretrained"
+
+
+@torch.no_grad()
+def measure(posterior, curves: int) -> list[dict[str, float]]:
+    task, lines = LearningCurves().sample(curves, 100, generator=generator("cpu", 99)), []
+    for seen in (10, 20, 40, 80):
+        law = posterior.condition(task.x[:, :seen], task.y[:, :seen]).predict(task.x[:, seen:])
+        score = law.log_prob(task.y[:, seen:]).mean(-1)
+        low, high = law.quantile(torch.tensor([0.05, 0.95]))
+        inside = ((low < task.y[:, seen:]) & (task.y[:, seen:] < high)).float().mean()
+        lines.append(
+            {
+                "seen": seen,
+                "log-likelihood": round(float(score.mean()), 3),
+                "error": round(float(score.std() / curves**0.5), 3),
+                "coverage 90 %": round(float(inside), 3),
+            }
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--summary", required=True)
+    parser.add_argument("--curves", type=int, default=4000)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    path = PLACE / f"{a.name}.safetensors"
+    posterior = bv.load(a.checkpoint)
+    with tempfile.TemporaryDirectory() as folder:
+        bv.save(posterior, Path(folder) / path.name, torch.float16)
+        stored = bv.load(Path(folder) / path.name)  # what is shipped is what is measured
+    posterior.card["measured"] = {"on the published prior": measure(stored.float(), a.curves)}
+    posterior.card["measured on"] = machine()
+    bv.save(posterior, path, torch.float16)
+    index = json.loads((PLACE / "index.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    index[a.name] = {"file": path.name, "sha256": digest, "summary": a.summary}
+    with replacing(PLACE / "index.json") as temporary:
+        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

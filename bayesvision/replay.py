@@ -177,12 +177,21 @@ class Forecast:
         chances: forecasts of the runs from each of their steps.
         delta, price: of the level.
         least: readings before the first decision.
+
+    Raises:
+        ValueError: delta is outside (0, 1), or the price is not positive.
     """
 
     chances: "Chances"
     delta: float = 0.05
     price: float | None = None
     least: int = 2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.delta < 1 or not (self.price is None or self.price > 0):
+            raise ValueError(
+                f"delta must lie strictly between 0 and 1 and price be positive, got {self.delta!r} and {self.price!r}"
+            )
 
     def begin(self, curves: Curves, orders: int) -> Stopper:
         if self.chances.there.shape != curves.shape:
@@ -315,7 +324,7 @@ class Chances:
     def _read(self, posterior: Any, runs: Any, columns: Any, values: Any, at: Any, asked: Any) -> None:
         x, later = (torch.as_tensor(v, dtype=torch.float32) for v in (at, asked))
         sign = -1.0 if self.scale is not None and self.scale.minimize else 1.0
-        law = posterior.forecasts(x.expand(len(values), -1).unsqueeze(-1), torch.as_tensor(sign * values), later)
+        law: Any = posterior.forecasts(x.expand(len(values), -1).unsqueeze(-1), torch.as_tensor(sign * values), later)
         law = law.base if isinstance(law, Rescaled) else law
         parts = law.weights, law.component_distribution.mean, law.component_distribution.stddev
         for place, part in zip(self.parts, parts, strict=True):
@@ -329,10 +338,8 @@ class Chances:
         value = torch.as_tensor(np.where(np.isfinite(best), best, -LARGEST)).unsqueeze(-1)
         if self.scale is not None:
             law = Rescaled(law, self.scale.transform)
-        if self.scale is not None and self.scale.minimize:
-            p = law.cdf(-value)
-        else:
-            p = law.probability_above(value)
+        minimize = self.scale is not None and self.scale.minimize
+        p = law.cdf(-value) if minimize else law.probability_above(value)
         return p.where(self.ahead, torch.zeros_like(p)).amax(-1).numpy()
 
 

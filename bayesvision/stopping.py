@@ -246,11 +246,11 @@ class StoppingRule:
         if abs(p - level) < CLOSE:  # rounding depends on what was read in one go: read it all at once
             state.posterior, state.read = None, 0
             _, p = self._forecast(state, ahead, best)
+        if level <= 0:
+            return Decision(False, "forecasts have been too low of late, so nothing is stopped", p, final, step)
         if p > level:
             return Decision(False, f"it may beat {best:.6g} (probability {p:.3f})", p, final, step)
         reason = f"it is unlikely to beat {best:.6g} (probability {p:.3f} at most, level {level:.3f})"
-        if level <= 0:
-            return Decision(False, "forecasts have been too low of late, so nothing is stopped", p, final, step)
         if state.audited is not None or self._is_audited(name):
             state.audited = state.audited or (step, best)
             return Decision(False, f"{reason}, but it runs on as an audit", p, final, step)

@@ -145,9 +145,9 @@ class SetTransformer(nn.Module):
 class PrefixTransformer(nn.Module):
     """Maps every prefix of a sequence to a state, and a state with a query to a raw output.
 
-    Row n attends to a learned prior token and to the rows 1, ..., n, so one pass over a sequence gives the states of all
-    its prefixes, the empty one too, and a new row costs one token: the keys and values of the earlier ones stay as they
-    are. A query is read from a state by a residual network of its own and attends to nothing.
+    Row n attends to a learned prior token and to the rows 1, ..., n, so one pass over a sequence gives the states of
+    all its prefixes, the empty one too, and a new row costs one token: the keys and values of the earlier ones stay
+    as they are. A query is read from a state by a residual network of its own and attends to nothing.
 
     Args:
         features, queries: sizes of a row and of a query.

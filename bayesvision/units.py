@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -57,9 +57,10 @@ def statistics(values: Float[Tensor, "..."], axis: int) -> tuple[Float[Tensor, "
 class Scale:
     """The units of a metric, and its map to [0, 1] where larger is better.
 
-    u(y) = (s(z) - s(z_lower)) / (s(z_upper) - s(z_lower)) with the logistic s and z = 2 (y - soft_lower) / (soft_upper -
-    soft_lower) - 1: the soft range becomes [-1, 1] before the logistic, and the hard bounds become 0 and 1 after it. A
-    metric to be minimised is reflected, 1 - u (Adriaensen et al. 2023, arXiv 2310.20447, appendix on normalisation).
+    u(y) = (s(z) - s(z_lower)) / (s(z_upper) - s(z_lower)) with the logistic s and z = 2 (y - soft_lower) /
+    (soft_upper - soft_lower) - 1: the soft range becomes [-1, 1] before the logistic, and the hard bounds become 0
+    and 1 after it. A metric to be minimised is reflected, 1 - u (Adriaensen et al. 2023, arXiv 2310.20447, appendix
+    on normalisation).
 
     Args:
         lower, upper: hard bounds, which may be infinite.
@@ -115,7 +116,8 @@ class Scale:
 
     def normalize(self, y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """u(y) in float64; strictly inside the image of the real line, however large y is."""
-        return self.transform(y.double())
+        u: Any = self.transform(y.double())  # torch annotates it as possibly None
+        return u
 
 
 def _logistic(z: float) -> float:

@@ -1,13 +1,13 @@
 """What early stopping saves on real runs: replays of finished runs under a fixed budget, in many random orders.
 
-The protocol of the LC-PFN paper (arXiv 2310.20447, section 5.3): the runs of a task are trained one after the other in a
-random order until 20 full-length runs' worth of steps is spent; the regret is the best value of the task minus the best one
-found so far, averaged over 40 orders. The speed-up of a policy is the number of steps after which no stopping reaches the
-regret it ends with, over the number of steps after which the policy reaches the same regret; below 1 the policy lost.
-A policy that has not reached it within the budget goes on, to 5 times the budget at most.
+The protocol of the LC-PFN paper (arXiv 2310.20447, section 5.3): the runs of a task are trained one after the other
+in a random order until 20 full-length runs' worth of steps is spent; the regret is the best value of the task minus
+the best one found so far, averaged over 40 orders. The speed-up of a policy is the number of steps after which no
+stopping reaches the regret it ends with, over the number of steps after which the policy reaches the same regret;
+below 1 the policy lost. A policy that has not reached it within the budget goes on, to 5 times the budget at most.
 
-Runs of `taskset` and `deepobs` are read at every epoch, those of `algoperf` and `misc` at 50 steps up to the longest run.
-Values are in [0, 1], larger is better, losses through `bayesvision.Scale`; a run that diverged ends there.
+Runs of `taskset` and `deepobs` are read at every epoch, those of `algoperf` and `misc` at 50 steps up to the longest
+run. Values are in [0, 1], larger is better, losses through `bayesvision.Scale`; a run that diverged ends there.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def matrix(task: Task) -> np.ndarray:
         place = np.searchsorted(run.steps, grid * (1 + 1e-9), side="right") - 1
         there = (place >= 0) & (grid <= run.end * (1 + 1e-9) + whole / GRID * 0.999 * (not regular))
         row[there] = run.u[place[there]]
-    return table[~np.isnan(table).all(1)]
+    return table[(~np.isnan(table)).sum(1) >= 2]
 
 
 def policies(table: np.ndarray, models: dict, delta: float) -> dict:
@@ -48,8 +48,9 @@ def policies(table: np.ndarray, models: dict, delta: float) -> dict:
         "hyperband": replay.Hyperband(),
     }
     for name, model in models.items():
-        posterior = model.measured_in(horizon=table.shape[1])
-        found[name] = replay.Forecast(replay.forecast_bounds(posterior, table, delta))
+        chances = replay.Chances(model.measured_in(horizon=table.shape[1]), table)
+        found[name] = replay.Forecast(chances, delta)
+        found[f"{name}, price 2"] = replay.Forecast(chances, delta, price=2.0)
     return found
 
 
@@ -58,7 +59,7 @@ def measure(task: Task, models: dict, delta: float) -> tuple[list[dict], dict[st
     table = matrix(task)
     steps, optimum = table.shape[1], float(np.nanmax(table))
     budget, orders = RUNS * steps, replay.random_orders(len(table), ORDERS)
-    most = min(MORE * budget, int(replay.lengths(table).sum()))
+    most = min(MORE * budget, int(replay.lengths(table).sum()))  # a small task may hold fewer
     reference = replay.replay(table, replay.NoStopping(), orders, most).regret(optimum)
     level = reference[min(budget, most) - 1]
     lines, traces = [], {"no stopping": reference[:budget].tolist()}
@@ -109,14 +110,20 @@ def picture(traces: dict[str, dict[str, list[float]]], path: Path) -> None:
 
     from bayesvision.plots import PALETTE
 
-    shown = {"no stopping": "#6E6E6E", "patience(5)": PALETTE[2], "hyperband": PALETTE[1], "lcpfn": PALETTE[0]}
+    shown = {
+        "no stopping": "#6E6E6E",
+        "patience(5)": PALETTE[2],
+        "hyperband": PALETTE[1],
+        "lcpfn": PALETTE[0],
+        "lcpfn, price 2": PALETTE[3],
+    }
     names = list(traces)[:8]
     figure = Figure(figsize=(11, 4.8), layout="constrained", facecolor="white")
     for ax, name in zip(figure.subplots(2, 4).flat, names, strict=False):
         for policy, color in shown.items():
             regret = np.array(traces[name][policy])
             at = np.arange(1, len(regret) + 1) / (len(regret) / RUNS)
-            ax.plot(at, regret, color=color, linewidth=2.2 if policy == "lcpfn" else 1.4, label=policy)
+            ax.plot(at, regret, color=color, linewidth=2.2 if policy.startswith("lcpfn") else 1.4, label=policy)
         ax.set_yscale("log")
         ax.set_title(name.replace("_", " "), fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
@@ -125,15 +132,15 @@ def picture(traces: dict[str, dict[str, list[float]]], path: Path) -> None:
     figure.supxlabel("full-length runs' worth of epochs spent", fontsize=9)
     figure.supylabel("regret of the best value so far", fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=1000, help="most runs of a task")
+    parser.add_argument("--limit", type=int, default=200, help="most runs of a task")
     parser.add_argument("--delta", type=float, default=0.05)
-    parser.add_argument("--models", nargs="*", default=["lcpfn", "lcpfn-prior"], help="shipped names or files")
+    parser.add_argument("--models", nargs="*", default=["lcpfn"], help="shipped names or files")
     parser.add_argument("--sources", nargs="*", default=["taskset", "deepobs", "algoperf", "misc"])
     parser.add_argument("--name", default="early_stopping")
     parser.add_argument("--picture", type=Path)

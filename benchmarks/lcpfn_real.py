@@ -2,10 +2,10 @@
 
 Every run is cut off at 10, 20, 40 and 80 % of its readings; the models predict the rest of it at once. Values are in
 [0, 1], larger is better (losses through `bayesvision.Scale`), with noise of standard deviation 0.001 added, so that no
-model gains from repeated digits. Log-likelihoods are the mean over the remaining readings, each between -10 and 6 nats; CRPS
-and MAE (of the median) are in the same units. Ranks are by log-likelihood, 1 is best. A curve is good if its last value is
-at least 10 % above its first. `lcpfn-prior` sees readings as the epochs 1, 2, ..., as its paper does; all other models see
-steps as they are, in units of a hundredth of the run.
+model gains from repeated digits. Log-likelihoods are the mean over the remaining readings, each between -10 and 6
+nats; CRPS and MAE (of the median) are in the same units. Ranks are by log-likelihood, 1 is best. A curve is good if
+its last value is at least 10 % above its first. `lcpfn-prior` sees readings as the epochs 1, 2, ..., as its paper
+does; all other models see steps as they are, in units of a hundredth of the run.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -155,12 +155,12 @@ def _fits(f: Float[Tensor, "*batch epochs"]) -> Bool[Tensor, "*batch"]:
 class LearningCurvesPlus:
     """A prior for what curves of real runs do: wider than `LearningCurves`, and without a density.
 
-    A share `exact` of the curves is drawn as by `LearningCurves`. Every other one goes from a level at its first row to a
-    level at t = 100 along a mixture of two of the eleven families of Domhan et al. (2015, table 1), and may do more:
-    stay at chance level before it rises, jump where a learning rate is lowered, decline late, diverge, or be constant.
-    Its noise may be correlated, heavy-tailed, shrink as training goes on, and be cut off at 0 and 1. Rows lie on regular
-    epochs, epochs with gaps, or epochs in geometric progression, always within (0, 100] with the last at 100, so that
-    any horizon can be rescaled to it.
+    A share `exact` of the curves is drawn as by `LearningCurves`. Every other one goes from a level at its first row
+    to a level at t = 100 along a mixture of two of the eleven families of Domhan et al. (2015, table 1), and may do
+    more: stay at chance level before it rises, jump where a learning rate is lowered, decline late, diverge, or be
+    constant. Its noise may be correlated, heavy-tailed, shrink as training goes on, and be cut off at 0 and 1. Rows
+    lie on regular epochs, epochs with gaps, or epochs in geometric progression, always within (0, 100] with the last
+    at 100, so that any horizon can be rescaled to it.
 
     Args:
         exact: share of the curves that follow `LearningCurves` at these epochs.

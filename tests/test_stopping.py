@@ -214,9 +214,9 @@ def test_the_shipped_network_saves_epochs_on_easy_curves():
     """Power laws with their final values in random order: most are stopped, and the best one is found."""
     source = np.random.default_rng(0)
     finals = source.uniform(0.4, 0.95, 25)
-    r = bv.StoppingRule(horizon=100, audit=0.0, price=2.0)
+    r = bv.StoppingRule(horizon=100, audit=0.0)
     for k, final in enumerate(finals):
         report(r, k, (final - 0.3 * np.arange(1, 101) ** -0.8 + 0.003 * source.normal(size=100)).clip(0, 1))
     found = r.report()
     assert r.best > max(finals) - 0.03
-    assert found.steps_spent < 0.5 * 25 * 100
+    assert found.steps_spent < 0.7 * 25 * 100

@@ -182,7 +182,7 @@ def prefixes():
 
 def test_every_prefix_has_the_state_that_it_has_alone():
     network, rows = prefixes(), torch.randn(5, 7, 3, dtype=torch.float64)
-    states, cache = network.encode(rows)
+    states, _ = network.encode(rows)
     assert states.shape == (5, 8, 16)
     for n in (0, 1, 4, 7):
         alone, _ = network.encode(rows[:, :n])

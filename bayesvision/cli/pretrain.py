@@ -76,7 +76,8 @@ def read_recipe(path: Path) -> tuple[Any, str, dict[str, Any], dict[str, Any]]:
     chosen = [name for name in METHODS if name in recipe]
     if "prior" not in recipe or set(recipe) - sections or len(chosen) > 1:
         raise ValueError(
-            f"{path}: a recipe has the sections [prior], [pfn] or [lcpfn], and [train], got {', '.join(recipe) or 'none'}"
+            f"{path}: a recipe has the sections [prior], [pfn] or [lcpfn], and [train], "
+            f"got {', '.join(recipe) or 'none'}"
         )
     for name in sections & set(recipe):
         if not isinstance(recipe[name], dict):

@@ -32,7 +32,7 @@ class Grid(NamedTuple):
 
 @click.command(cls=Command)
 @click.argument("runs", type=LOGS)
-@click.option("--policy", default="lcpfn,lcpfn-fair,patience,hyperband", show_default=True, help="Policies, comma-separated.")
+@click.option("--policy", default="lcpfn,patience,hyperband", show_default=True, help="Policies, comma-separated.")
 @click.option(
     "--horizon", type=click.FloatRange(0, min_open=True), help="Last step of a run; the greatest one in RUNS."
 )

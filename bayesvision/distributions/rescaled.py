@@ -20,8 +20,8 @@ class Rescaled(Continuous):
 
         P(Y <= y) = (F(u(y)) - F(low)) / Z  and  log p(y) = log f(u(y)) + log |u'(y)| - log Z;
 
-    a decreasing u swaps the tails, so that the quantile at level q is u^{-1} of the one at 1 - q. Mean, variance and CRPS
-    are integrals over u by Gauss-Legendre rules between quantiles of `base`.
+    a decreasing u swaps the tails, so that the quantile at level q is u^{-1} of the one at 1 - q. Mean, variance and
+    CRPS are integrals over u by Gauss-Legendre rules between quantiles of `base`.
 
     Args:
         base: the law in the units of u.
@@ -32,7 +32,8 @@ class Rescaled(Continuous):
     support = constraints.real  # pyright: ignore[reportAssignmentType]
 
     def __init__(self, base: Continuous, transform: Transform, validate_args: bool | None = None) -> None:
-        self.base, self.transform = base, transform
+        self.base = base
+        self.transform: Any = transform  # torch annotates what it returns as possibly None
         super().__init__(base.batch_shape, validate_args=validate_args)
 
     @functools.cached_property

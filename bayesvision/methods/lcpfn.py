@@ -35,7 +35,7 @@ EMPTY = 8  # of so many prefixes one more is empty, so that the prior predictive
 PAST = 0.05  # share of the targets at any epoch, so that epochs already seen can be asked for as well
 START = 0.5  # epoch and value that stand in for the last ones before anything was seen
 CHUNK = 65_536  # epochs, times the batch, that predict asks for in one pass: bounds its memory
-REACH = 1.0  # how far beyond [0, 1] a value may lie without a scale
+REACH = 8.0  # how far beyond [0, 1] a value may lie without a scale
 
 
 @dataclass(frozen=True)
@@ -277,9 +277,10 @@ class LCPFNPosterior(Conditionable):
         if self.x is not None and self.y is not None:
             x, y = torch.cat([self.x, x], -1), torch.cat([self.y, y], -1)
         order = x.argsort(dim=-1, stable=True)
-        new.x, new.y = x.gather(-1, order), y.gather(-1, order)
-        if (new.x.diff(dim=-1) == 0).any():
-            twice = new.x[..., 1:][new.x.diff(dim=-1) == 0][0].item()
+        x, y = x.gather(-1, order), y.gather(-1, order)
+        new.x, new.y = x, y
+        if (x.diff(dim=-1) == 0).any():
+            twice = x[..., 1:][x.diff(dim=-1) == 0][0].item()
             raise ValueError(f"x must hold every epoch once, got {twice:g} twice; keep its latest value, or their mean")
         most = self.method.rows[1]
         if new.rows > most:
@@ -393,7 +394,7 @@ class LCPFNPosterior(Conditionable):
             ) from None
 
     def _last(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Epoch and value of the last row seen [*batch, 1], in the user's units, and the network's state [*batch, 1, width]."""
+        """Epoch and value [*batch, 1] of the last row, in the user's units, and the state [*batch, 1, width]."""
         if self.x is not None and self.y is not None and self.state is not None:
             return self.x[..., -1:], self.y[..., -1:], self.state.unsqueeze(-2)
         blank = torch.full((1,), START, dtype=torch.float64, device=self.device)

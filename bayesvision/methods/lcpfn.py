@@ -233,6 +233,7 @@ class LCPFNPosterior(Conditionable):
         for name in ("x", "y", "state"):
             self.register_buffer(name, None, persistent=False)
         self.memory = Memory()
+        self._reads: tuple[int, ...] = ()  # rows that the network read in one pass each: rounding depends on them
 
     @property
     def rows(self) -> int:
@@ -329,6 +330,7 @@ class LCPFNPosterior(Conditionable):
         states, cache = self.network.encode(tokens, self.memory.cache if known else ())
         self.memory.store(cache)
         self.state = states[..., -1, :]
+        self._reads = (*(self._reads if known else ()), self.rows - known)
 
     def _inner_epochs(self, x: Tensor) -> Tensor:
         return x * (SPAN / self.horizon)
@@ -421,7 +423,7 @@ class LCPFNPosterior(Conditionable):
         if scale is not None:  # JSON knows no infinity
             scale = {k: v if v is None or math.isfinite(v) else None for k, v in scale.items()}
         return tensors, {
-            "method": "LCPFN", "recipe": recipe, "card": self.card, "horizon": self.horizon, "scale": scale,
+            "method": "LCPFN", "recipe": recipe, "card": self.card, "horizon": self.horizon, "reads": self._reads, "scale": scale,
         }  # fmt: skip
 
     @classmethod
@@ -436,4 +438,8 @@ class LCPFNPosterior(Conditionable):
         posterior.requires_grad_(False).eval()
         given = {k: v for k, v in (header["scale"] or {}).items() if v is not None}
         posterior = posterior.measured_in(header["horizon"], Scale(**given) if header["scale"] else None)
-        return posterior.condition(tensors["x"].unsqueeze(-1), tensors["y"]) if "x" in tensors else posterior
+        first = 0
+        for count in header["reads"]:  # in the same passes as before, for the same bits
+            part = slice(first, first := first + count)
+            posterior = posterior.condition(tensors["x"][..., part].unsqueeze(-1), tensors["y"][..., part])
+        return posterior

@@ -61,7 +61,7 @@ class LCPFN:
         ValueError: a field is out of range.
     """
 
-    rows: tuple[int, int] = (100, 100)
+    rows: tuple[int, int] | list[int] = (100, 100)
     width: int = 128
     layers: int = 6
     heads: int = 4
@@ -75,7 +75,7 @@ class LCPFN:
             check_count(name, getattr(self, name))
         if not isinstance(self.rows, tuple | list) or len(self.rows) != 2:
             raise ValueError(f"rows must be a pair (least, most), got {self.rows!r}")
-        object.__setattr__(self, "rows", tuple(self.rows))  # a file holds a list
+        object.__setattr__(self, "rows", tuple(self.rows))  # a file holds a list, and recipes are compared
         for value in self.rows:
             check_count("rows", value, 2)
         if self.rows[0] > self.rows[1]:
@@ -423,7 +423,8 @@ class LCPFNPosterior(Conditionable):
         if scale is not None:  # JSON knows no infinity
             scale = {k: v if v is None or math.isfinite(v) else None for k, v in scale.items()}
         return tensors, {
-            "method": "LCPFN", "recipe": recipe, "card": self.card, "horizon": self.horizon, "reads": self._reads, "scale": scale,
+            "method": "LCPFN", "recipe": recipe, "card": self.card,
+            "horizon": self.horizon, "reads": self._reads, "scale": scale,
         }  # fmt: skip
 
     @classmethod

@@ -14,12 +14,12 @@ from bayesvision import plots
 from bayesvision.checkpoints import find
 from bayesvision.core import Data
 from bayesvision.distributions import Continuous
+from bayesvision.fleet import READINGS, steps_ahead
 from bayesvision.runs import Decision, Report, Run, fair_level
 from bayesvision.units import Scale
 
 __all__ = ["CurvePosterior", "Decision", "Report", "StoppingRule"]
 
-READINGS = 100  # of a run are looked at, at most
 LEARNING_RATE = 0.02  # of the adaptive level
 CLOSE = 1e-4  # two probabilities that rounding might swap
 REMEMBERED = 256  # runs whose conditioned posterior is kept; the others are read again when they report
@@ -230,10 +230,7 @@ class StoppingRule:
 
     def _ahead(self, step: float, readings: int) -> Tensor:
         """Steps to come, as far apart as those seen but at most 100 of them, and the horizon."""
-        stride = max(step / readings, self.horizon / READINGS)
-        count = max(0, math.ceil((self.horizon - step) / stride - 1e-9) - 1)
-        steps = [step + stride * (k + 1) for k in range(count)]
-        return torch.tensor([*steps, self.horizon], dtype=torch.float64)
+        return torch.tensor(steps_ahead(step, readings, self.horizon), dtype=torch.float64)
 
     @torch.no_grad()
     def _decide(self, name: str, state: Run, step: float) -> Decision:

@@ -198,7 +198,7 @@ class _Stream:
         shape = 2, size, len(prefixes), method.targets
         u = torch.rand(shape, generator=source, device=self.device, dtype=torch.float32)
         least = prefixes.unsqueeze(-1) * (u[1] >= PAST)
-        targets = least + (u[0] * (rows - least)).long().clamp(max=rows - 1)
+        targets = least + (u[0] * (rows - least)).long()
         return task.x[..., 0].float(), task.y.float(), prefixes, targets.clamp(max=rows - 1)
 
 
@@ -431,7 +431,6 @@ class LCPFNPosterior(Conditionable):
     def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> "LCPFNPosterior":
         """The posterior that `export` described."""
         recipe: dict[str, Any] = {**header["recipe"], "train": Train(**header["recipe"]["train"])}
-        recipe["rows"] = tuple(recipe["rows"])  # JSON knows lists only
         posterior = LCPFN(**recipe).untrained()
         weights = {k: v for k, v in tensors.items() if k not in ("x", "y")}
         posterior.to(weights["network.norm.weight"].dtype).load_state_dict(weights)

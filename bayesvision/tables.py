@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Table", "read_csv", "write_csv"]
+__all__ = ["Table", "is_number", "read_csv", "write_csv"]
 
 LARGEST = 1e30  # beyond this, squares overflow float32
 MOST_COLUMNS = 5_000
@@ -86,7 +86,7 @@ def _header(path: str | os.PathLike[str], row: list[str]) -> tuple[str, ...]:
     columns = tuple(c.strip() for c in row)
     if len(columns) > MOST_COLUMNS:
         raise ValueError(f"{path}: {len(columns)} columns, and at most {MOST_COLUMNS} are read; keep the useful ones")
-    if all(_is_number(c) for c in columns):
+    if all(is_number(c) for c in columns):
         raise ValueError(f"{path}: line 1 holds numbers only; the first line must name the columns")
     for k, name in enumerate(columns):
         if not name:
@@ -96,7 +96,8 @@ def _header(path: str | os.PathLike[str], row: list[str]) -> tuple[str, ...]:
     return columns
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a cell holds a number."""
     try:
         float(text)
     except ValueError:
@@ -112,7 +113,7 @@ def _numbers(path: str | os.PathLike[str], line: int, row: list[str], columns: t
         where = f"{path}: line {line}, column {name!r}"
         if cell.strip().lower() in ("", "na", "nan", "n/a", "null", "none", "?"):
             raise ValueError(f"{where} is missing ({cell!r}); drop the row or fill it in")
-        if not _is_number(cell):
+        if not is_number(cell):
             raise ValueError(f"{where} is text ({cell[:40]!r}); encode it as numbers or drop the column")
         value = float(cell)
         if not math.isfinite(value) or abs(value) > LARGEST:

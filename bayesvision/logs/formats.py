@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Protocol
 
+from bayesvision.tables import is_number
+
 __all__ = ["CsvLines", "EventFile", "Format", "JsonLines", "Names", "Row"]
 
 # Names that are understood without being told, the most telling first; case does not matter.
@@ -61,7 +63,7 @@ class CsvLines:
     def __init__(self, header: str, names: Names = Names()) -> None:  # noqa: B008 (immutable)
         self.delimiter = next((d for d in ",;\t" if d in header), ",")
         self.columns = [c.strip() for c in self._cells(header)]
-        if all(_is_number(c) for c in self.columns):
+        if all(is_number(c) for c in self.columns):
             raise ValueError("the first line holds numbers only; it must name the columns")
         for k, name in enumerate(self.columns):
             if name in self.columns[:k]:
@@ -212,14 +214,6 @@ def _scalar(entry: Any) -> float | None:
     return float(array.item()) if array.size == 1 and array.dtype.kind in "fiu" else None
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text  # 1_000 is a number to Python alone
-
-
 def _is_metric(name: str) -> bool:
     return bool(WORDS & set(re.split(r"[^a-z0-9]+", name.lower())))
 
@@ -237,7 +231,7 @@ def _parse(cell: str, column: str) -> float | None:
     text = cell.strip()
     if text.lower() in ABSENT:
         return None
-    if not _is_number(text):
+    if not is_number(text):
         raise ValueError(f"column {column!r} is text ({cell[:40]!r}) where a number was expected")
     return float(text)
 

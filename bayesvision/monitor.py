@@ -109,7 +109,7 @@ class Monitor:
         if self.metric is not None:
             check_metric(self.metric, self.scale)
         scale = self.scale if minimize is None else directed(self.scale, minimize)
-        self.rule = StoppingRule(horizon, scale, audit=0.0)
+        self.rule = StoppingRule(horizon, scale, learn=0, audit=0.0)
         if self._saved is not None:
             self.rule.load_state_dict(self._saved)
             self._saved = None

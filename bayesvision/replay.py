@@ -6,6 +6,7 @@ A sequence of runs is taken one after the other; each is trained step by step un
 are replayed at once.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 
 from bayesvision.distributions import Mixture, Normal, Rescaled
-from bayesvision.runs import fair_level
+from bayesvision.levels import RECENT, TOP, best_level, costs
 
 __all__ = [
     "Chances", "Forecast", "Halving", "Hyperband", "NoStopping", "Patience", "Policy", "Replay",
@@ -28,6 +29,7 @@ Runs = Int[np.ndarray, " orders"]
 Stopper = Callable[[Runs, Float[np.ndarray, " orders"]], Runs]
 CHUNK = 1 << 18  # forecasts that are made at once
 LARGEST = 1e30
+GRID = 40  # values to beat that the chances are tabulated at, of each kind
 
 
 @runtime_checkable
@@ -47,13 +49,13 @@ class Replay(NamedTuple):
 
     Attributes:
         best: best value found [orders, budget] after 1, 2, ... steps; -inf before the first.
-        taken: steps spent on each run [orders, runs]; 0 for those that the budget does not reach.
-        stopped: whether the policy ended the run [orders, runs].
+        taken: steps spent on the run at each place of an order [orders, places]; 0 where the budget does not reach.
+        stopped: whether the policy ended the run at that place [orders, places].
     """
 
     best: Float[np.ndarray, "orders budget"]
-    taken: Int[np.ndarray, "orders runs"]
-    stopped: Shaped[np.ndarray, "orders runs"]
+    taken: Int[np.ndarray, "orders places"]
+    stopped: Shaped[np.ndarray, "orders places"]
 
     @property
     def spent(self) -> Int[np.ndarray, " orders"]:
@@ -81,9 +83,11 @@ def bests(curves: Curves) -> Curves:
     return np.maximum.accumulate(np.where(np.isnan(curves), -np.inf, curves), 1)
 
 
-def random_orders(runs: int, orders: int, seed: int = 0) -> Int[np.ndarray, "orders runs"]:
-    """Independent random orders of the runs."""
+def random_orders(runs: int, orders: int, seed: int = 0, places: int | None = None) -> Int[np.ndarray, "orders places"]:
+    """Independent random orders of the runs; with `places` so many draws each, with replacement."""
     source = np.random.default_rng(seed)
+    if places is not None:
+        return source.integers(runs, size=(orders, places))
     return np.stack([source.permutation(runs) for _ in range(orders)])
 
 
@@ -93,7 +97,7 @@ def replay(curves: Any, policy: Policy, orders: Any, budget: int | None = None) 
     Args:
         curves: values [runs, steps], larger is better, NaN after the end of a run.
         policy: when to stop a run.
-        orders: indices of the runs to take [orders, at most runs], each once.
+        orders: indices of the runs to take [orders, places]; a run may come again, and is then trained again.
         budget: steps to spend; by default as many as the whole runs have.
 
     Raises:
@@ -103,16 +107,16 @@ def replay(curves: Any, policy: Policy, orders: Any, budget: int | None = None) 
     count, columns = len(orders), np.arange(curves.shape[1])
     length, tops = lengths(curves), bests(curves)
     trace = np.full((count, budget), -np.inf)
-    taken, stopped = np.zeros((count, len(curves)), int), np.zeros((count, len(curves)), bool)
-    best, spent, rows = np.full(count, -np.inf), np.zeros(count, int), np.arange(count)
+    taken, stopped = np.zeros(orders.shape, int), np.zeros(orders.shape, bool)
+    best, spent = np.full(count, -np.inf), np.zeros(count, int)
     stop = policy.begin(curves, count)
-    for runs in orders.T:
+    for place, runs in enumerate(orders.T):
         wanted = stop(runs, best)
         steps = np.minimum(wanted, length[runs])
         paid = np.minimum(steps, budget - spent)
         row, column = np.nonzero(columns < paid[:, None])
         trace[row, spent[row] + column] = np.maximum(best[row], tops[runs[row], column])
-        taken[rows, runs], stopped[rows, runs] = paid, (wanted < length[runs]) & (paid == steps) & (paid > 0)
+        taken[:, place], stopped[:, place] = paid, (wanted < length[runs]) & (paid == steps) & (paid > 0)
         last = np.where(paid > 0, tops[runs, np.maximum(paid, 1) - 1], -np.inf)
         best, spent = np.maximum(best, last), spent + paid
         if (spent >= budget).all():
@@ -128,9 +132,8 @@ def _checked(curves: Any, orders: Any, budget: int | None) -> tuple[np.ndarray, 
         raise ValueError("curves must hold finite values, and NaN after the end of a run; cut diverged runs short")
     if orders.ndim != 2 or orders.dtype.kind not in "iu" or not orders.size:
         raise ValueError(f"orders must hold indices of runs [orders, runs], got {orders.dtype} {orders.shape}")
-    ranked = np.sort(orders, 1)
-    if ranked[:, 0].min() < 0 or ranked[:, -1].max() >= len(curves) or (np.diff(ranked, axis=1) == 0).any():
-        raise ValueError(f"orders must hold each of the runs 0 to {len(curves) - 1} at most once")
+    if orders.min() < 0 or orders.max() >= len(curves):
+        raise ValueError(f"orders must hold indices 0 to {len(curves) - 1}, got {orders.min()} to {orders.max()}")
     budget = int(lengths(curves)[orders].sum(1).max()) if budget is None else budget
     if budget < 1:
         raise ValueError(f"budget must be at least 1 step, got {budget}")
@@ -171,44 +174,103 @@ class Patience:
 class Forecast:
     """Stops a run after step T when P(y_t' > best) is at most the level for every t' > T.
 
-    The level is `bayesvision.runs.fair_level`: `delta`, or with a price the fair one.
+    The first `learn` runs are not stopped, and from then on the level is the one that serves the runs so far best, as
+    in `bayesvision.stopping.StoppingRule`.
 
     Args:
         chances: forecasts of the runs from each of their steps.
-        delta, price: of the level.
+        delta: the level if `learn` is 0.
+        learn: runs that are never stopped.
         least: readings before the first decision.
 
     Raises:
-        ValueError: delta is outside (0, 1), or the price is not positive.
+        ValueError: delta is outside (0, 1), or `learn` is negative.
     """
 
     chances: "Chances"
     delta: float = 0.05
-    price: float | None = None
+    learn: int = 2
     least: int = 2
 
     def __post_init__(self) -> None:
-        if not 0 < self.delta < 1 or not (self.price is None or self.price > 0):
+        if not 0 < self.delta < 1 or self.learn < 0:
             raise ValueError(
-                f"delta must lie strictly between 0 and 1 and price be positive, got {self.delta!r} and {self.price!r}"
+                f"delta must lie strictly between 0 and 1 and learn be at least 0, got {self.delta!r} and {self.learn}"
             )
 
     def begin(self, curves: Curves, orders: int) -> Stopper:
         if self.chances.there.shape != curves.shape:
             raise ValueError(f"chances must be those of the curves {curves.shape}, got {self.chances.there.shape}")
-        tops, length, steps = bests(curves), lengths(curves), curves.shape[1]
-        left, early = steps - np.arange(1, steps + 1), self.chances.there.cumsum(1) < self.least
-        costs: list[np.ndarray] = []
+        return _Forecaster(self, curves).stop
 
-        def stop(runs: Runs, best: Float[np.ndarray, " orders"]) -> Runs:
-            p = self.chances.better(runs, np.maximum(best[:, None], tops[runs]))
-            cost = np.maximum(np.mean(costs, 0), 1)[:, None] if costs else np.ones((len(runs), 1))
-            level = fair_level(self.delta, self.price, len(costs), cost, left)
-            wanted = _first((p <= level) & self.chances.there[runs] & ~early[runs] & (left > 0))
-            costs.append(np.minimum(wanted, length[runs]))
-            return wanted
 
-        return stop
+class _Forecaster:
+    """The runs of each order so far, and the level that serves them best."""
+
+    def __init__(self, policy: Forecast, curves: Curves) -> None:
+        self.policy, self.tops, self.length = policy, bests(curves), lengths(curves)
+        there, steps = policy.chances.there, curves.shape[1]
+        self.open = there & (there.cumsum(1) >= policy.least) & (np.arange(1, steps + 1) < steps)
+        self.runs: list[Runs] = []
+        self.taken: list[Runs] = []
+        self.grid, self.table = _tabulate(policy.chances, self.tops) if policy.learn else (np.zeros(0), np.zeros(0))
+
+    def stop(self, runs: Runs, best: Float[np.ndarray, " orders"]) -> Runs:
+        """Steps after which each run is stopped."""
+        if len(self.runs) < self.policy.learn:
+            wanted = np.full(len(runs), self.tops.shape[1])
+        else:
+            level = self._level(best) if self.policy.learn else np.full(len(runs), self.policy.delta)
+            p = self.policy.chances.better(runs, np.maximum(best[:, None], self.tops[runs]))
+            wanted = _first((p <= level[:, None]) & (level[:, None] > 0) & self.open[runs])
+        self.runs.append(runs)
+        self.taken.append(np.minimum(wanted, self.length[runs]))
+        return wanted
+
+    def _level(self, best: Float[np.ndarray, " orders"]) -> Float[np.ndarray, " orders"]:
+        runs, taken = np.stack(self.runs, 1), np.stack(self.taken, 1)
+        return best_level(self._lowest(runs, taken), self._costs(runs[:, -RECENT:], taken[:, -RECENT:], best))
+
+    def _costs(self, runs: Any, taken: Any, best: Any) -> Float[np.ndarray, "orders recent levels"]:
+        """Steps that each run would have taken at each level."""
+        at = np.arange(1, self.tops.shape[1] + 1)
+        p = self._look(runs, np.maximum(best[:, None, None], self.tops[runs]))
+        p = np.where(self.open[runs] & (at < taken[..., None]), p, np.inf)
+        return costs(p, np.minimum(at, taken[..., None]).astype(float))
+
+    def _lowest(self, runs: Any, taken: Any) -> Float[np.ndarray, "orders top"]:
+        """For the best whole runs the least chance to beat the next best one before they did; NaN for none."""
+        whole = taken == self.length[runs]
+        found = self.tops[runs, taken - 1]
+        ranked = np.argsort(-found, 1, kind="stable")
+        found, whole = (np.take_along_axis(v, ranked, 1) for v in (found, whole))
+        pairs = whole[:, :-1] & (found[:, :-1] > found[:, 1:])
+        row, column = np.nonzero(pairs & (pairs.cumsum(1) <= TOP))
+        one, value = runs[row, ranked[row, column]], found[row, column + 1][:, None]
+        before = self.open[one] & (self.tops[one] < value)
+        p = np.where(before, self._look(one, np.broadcast_to(value, before.shape)), 1.0).min(1)
+        lowest = np.full((len(runs), TOP), np.nan)
+        lowest[row, pairs.cumsum(1)[row, column] - 1] = p
+        return lowest
+
+    def _look(self, runs: Any, best: Any) -> Any:
+        """Chances to beat `best` [*runs, steps], by linear interpolation in the table."""
+        right = np.clip(np.searchsorted(self.grid, best), 1, len(self.grid) - 1)
+        low, high = self.grid[right - 1], self.grid[right]
+        part = np.clip((best - low) / (high - low), 0, 1)
+        place = runs[..., None], np.arange(self.tops.shape[1])
+        return self.table[(*place, right - 1)] * (1 - part) + self.table[(*place, right)] * part
+
+
+def _tabulate(chances: "Chances", tops: Curves) -> tuple[np.ndarray, np.ndarray]:
+    """Values to beat, close together where the best runs end, and the chances [runs, steps, values] to beat them."""
+    final = np.sort(tops[:, -1])
+    share = np.linspace(0, 1, GRID)
+    grid = np.unique([*final[-GRID:], *np.quantile(final, share), *np.quantile(tops[np.isfinite(tops)], share[::4])])
+    margin = max(1.0, grid[-1] - grid[0])
+    grid = np.array([grid[0] - margin, *grid, grid[-1] + margin])
+    runs, shape = np.arange(len(tops)), tops.shape
+    return grid, np.stack([chances.better(runs, np.full(shape, value)) for value in grid], -1).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -253,7 +315,7 @@ class Hyperband:
     def begin(self, curves: Curves, orders: int) -> Stopper:
         rungs = _rungs(self.eta, self.least, curves.shape[1] + 1)
         brackets = [_Bracket(curves, orders, self.eta, rung) for rung in rungs]
-        turn = iter(range(len(curves)))
+        turn = itertools.count()
         return lambda runs, best: brackets[next(turn) % len(brackets)].stop(runs, best)
 
 
@@ -275,7 +337,9 @@ class _Bracket:
         """Steps after which each run is stopped."""
         steps = np.full(len(runs), self.end)
         going = np.ones(len(runs), bool)
-        for rung, record, count in zip(self.rungs, self.records, self.counts, strict=True):
+        for k, (rung, record, count) in enumerate(zip(self.rungs, self.records, self.counts, strict=True)):
+            if count.max() == record.shape[1]:
+                self.records[k] = record = np.pad(record, ((0, 0), (0, count.max())), constant_values=-np.inf)
             value = self.curves[runs, rung - 1]
             going = going & ~np.isnan(value)
             rows = np.nonzero(going)[0]

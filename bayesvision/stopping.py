@@ -2,10 +2,12 @@
 
 import bisect
 import hashlib
+import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -14,14 +16,17 @@ from bayesvision import plots
 from bayesvision.checkpoints import find
 from bayesvision.core import Data
 from bayesvision.distributions import Continuous
-from bayesvision.fleet import READINGS, steps_ahead
-from bayesvision.runs import Decision, Report, Run, fair_level
+from bayesvision.fleet import READINGS, readings, steps_ahead
+from bayesvision.levels import RECENT, TOP, best_level, costs
+from bayesvision.runs import Decision, Report, Run
 from bayesvision.units import Scale
 
-__all__ = ["CurvePosterior", "Decision", "Report", "StoppingRule"]
+__all__ = ["CurvePosterior", "Decision", "Forecaster", "Report", "RunState", "StoppingRule"]
 
-LEARNING_RATE = 0.02  # of the adaptive level
+RunState = Literal["running", "stopped", "complete"]
+
 CLOSE = 1e-4  # two probabilities that rounding might swap
+POINTS = 12  # steps to come that a run which has ended is looked at, from each of its readings
 REMEMBERED = 256  # runs whose conditioned posterior is kept; the others are read again when they report
 
 
@@ -34,22 +39,32 @@ class CurvePosterior(Protocol):
     def predict(self, x: Any) -> Any: ...
 
 
+@runtime_checkable
+class Forecaster(CurvePosterior, Protocol):
+    """What learning the level needs too: `forecasts`, as `LCPFNPosterior` has it, from every prefix of a curve."""
+
+    def forecasts(self, x: Any, y: Any, at: Any) -> Any: ...
+
+
 class StoppingRule:
     """Stops run r at step T when P(y_t' > best) <= delta for every t' in (T, horizon] (arXiv 2310.20447, section 5.3).
 
     `best` is the best value of any run so far, this one included. A share `audit` of the runs goes on although the
-    rule would stop them, so that `report()` can tell what stopping costs. Where forecasts turn out too low, the rule
-    falls back: whenever a run doubles its readings, its value is compared with the upper delta-quantile forecast from
-    the first half, and the level follows delta <- delta + 0.02 (delta_0 - [exceeded]), between 0 and delta_0 (adaptive
-    conformal inference, Gibbs and Candes 2021, eq. 2). At level 0 nothing stops until the forecasts are right again.
+    rule would stop them, so that `report()` can tell what stopping costs.
+
+    The level delta is learned, which is also how the rule falls back where the forecasts are wrong or stopping does not
+    pay: the first `learn` runs are never stopped, and once so many have gone their whole way the level is the one that
+    would have found most improvements a step among the runs that have ended (`bayesvision.levels.best_level`), each
+    of them stopped as the posterior would have had it. Level 0 stops nothing. Until then, or with `learn=0`, it is
+    `delta`.
 
     Args:
         horizon: last step of a run that is not stopped.
         scale: units of the metric; None for one in [0, 1] where larger is better.
         posterior: a `CurvePosterior`, a shipped name or a checkpoint file.
-        delta: level delta_0.
-        price: if given, the level is raised where the steps of a run are better spent on a fresh one (`fair_level`);
-            for searches whose runs come in random order.
+        delta: level before it is learned.
+        learn: runs that are never stopped, the first ones; with 0, and for a posterior without `forecasts`, the level
+            stays `delta`.
         least: readings before the first decision.
         at: fractions of the horizon to decide at, each at the first report that reaches it; all reports if left out.
         audit: share of the runs that are never stopped.
@@ -65,7 +80,7 @@ class StoppingRule:
         scale: Scale | None = None,
         posterior: CurvePosterior | str = "lcpfn",
         delta: float = 0.05,
-        price: float | None = None,
+        learn: int = 2,
         least: int = 2,
         at: Sequence[float] | None = None,
         audit: float = 0.05,
@@ -73,8 +88,8 @@ class StoppingRule:
     ) -> None:
         if not 0 < delta < 1:
             raise ValueError(f"delta must lie strictly between 0 and 1, got {delta!r}")
-        if price is not None and not 0 < price < math.inf:
-            raise ValueError(f"price must be a positive number or None, got {price!r}")
+        if isinstance(learn, bool) or not isinstance(learn, int) or learn < 0:
+            raise ValueError(f"learn must be a number of runs, or 0 for a fixed level, got {learn!r}")
         if not 0 <= audit <= 1:
             raise ValueError(f"audit must lie in [0, 1], got {audit!r}")
         if isinstance(least, bool) or not isinstance(least, int) or least < 1:
@@ -88,9 +103,10 @@ class StoppingRule:
             raise ValueError(f"posterior must extrapolate learning curves (an LCPFN), got {type(model).__name__}")
         self.posterior = model.measured_in(float(horizon), scale)
         self.horizon, self.scale, self.delta, self.least, self.at = float(horizon), scale, delta, least, at
-        self.price, self.audit, self.seed = price, audit, seed
-        self.level = delta
+        self.learn = learn if isinstance(model, Forecaster) else 0
+        self.audit, self.seed = audit, seed
         self._runs: dict[str, Run] = {}
+        self._level: tuple[tuple[str, ...], float] | None = None  # learned from these runs
 
     @property
     def minimize(self) -> bool:
@@ -102,6 +118,44 @@ class StoppingRule:
         """The best value of any run so far; NaN before the first."""
         values = [v for run in self._runs.values() for v in run.values]
         return (min if self.minimize else max)(values) if values else math.nan
+
+    @property
+    def level(self) -> float:
+        """The level in force for a new run."""
+        return self._level_for(None)
+
+    def _level_for(self, state: Run | None) -> float:
+        """The level for a run, by the others that have ended."""
+        ended = {
+            name: run
+            for name, run in self._runs.items()
+            if run is not state and run.steps and (run.whole or run.stopped is not None)
+        }
+        if not self.learn or sum(run.whole for run in ended.values()) < self.learn:
+            return self.delta
+        if self._level is None or self._level[0] != tuple(ended):
+            self._level = tuple(ended), self._learned(list(ended.values()))
+        return self._level[1]
+
+    @torch.no_grad()
+    def _learned(self, ended: list[Run]) -> float:
+        """The best level for the runs that have ended, had each of them come last."""
+        sign = -1.0 if self.minimize else 1.0
+        best = max(sign * v for run in ended for v in run.values)
+        spent = [self._record(run).costs(best) for run in ended[-RECENT:]]
+        ranked = sorted(ended, key=lambda run: -max(sign * v for v in run.values))
+        lowest = [
+            self._record(run).lowest(max(sign * v for v in other.values))
+            for run, other in itertools.pairwise(ranked)
+            if run.whole
+        ]
+        lowest = [p for p in lowest if not math.isnan(p)][:TOP]
+        return float(best_level(np.array(lowest), np.stack(spent)))
+
+    def _record(self, run: Run) -> "_Record":
+        if run.record is None:
+            run.record = _Record(self, run)
+        return run.record
 
     def update(self, run: Hashable, step: float, value: float) -> Decision:
         """Take in the value of a run at a step, and decide; the same reports in the same order decide the same.
@@ -141,7 +195,7 @@ class StoppingRule:
     def _consider(self, name: str, state: Run, previous: float, step: float) -> Decision:
         """Decide, if the reading at `step` after the one at `previous` is one to decide at."""
         if step >= self.horizon:
-            state.posterior, state.read = None, 0
+            state.posterior, state.read, state.whole, state.stopped = None, 0, True, None
             return Decision(False, "the run reached the horizon", math.nan, state.values[-1], step)
         if step <= previous or not self._due(previous, step):
             return Decision(False, "not a step to decide at", math.nan, math.nan, step)
@@ -149,24 +203,27 @@ class StoppingRule:
             return Decision(False, f"fewer than {self.least} readings", math.nan, math.nan, step)
         return self._decide(name, state, step)
 
-    def take(self, run: Hashable, curve: Mapping[float, float]) -> None:
-        """Replace what is known of a run by its values at steps, without a decision.
+    def take(self, run: Hashable, curve: Mapping[float, float], state: RunState = "running") -> None:
+        """Replace what is known of a run by its values at steps and by how it ended, without a decision.
 
         Steps outside (0, horizon] and values that are not finite or outside the scale are left out.
         """
-        state = self._runs.setdefault(str(run), Run())
+        known = self._runs.setdefault(str(run), Run())
         rows = sorted((float(s), float(v)) for s, v in curve.items() if 0 < s <= self.horizon and self._is_valid(v))
         steps, values = [s for s, _ in rows], [v for _, v in rows]
-        held = len(state.steps)
-        if steps[:held] != state.steps or values[:held] != state.values:
-            state = self._runs[str(run)] = Run()
-        state.steps, state.values = steps, values
+        held = len(known.steps)
+        if steps[:held] != known.steps or values[:held] != known.values:
+            known = self._runs[str(run)] = Run()
+        if len(steps) != held:
+            known.record = None
+        known.steps, known.values = steps, values
+        known.whole = state == "complete"
+        known.stopped = (steps[-1] if steps else 0.0) if state == "stopped" else None
 
     def judge(self, run: Hashable, curve: Mapping[float, float]) -> Decision:
         """Decide on a run by its curve so far and by those that `take` was given, whatever was decided before.
 
-        As if the runs had reported one after the other, in the order in which they were first taken. What the network
-        has read of a curve is kept, so a later step costs one token.
+        What the network has read of a curve is kept, so a later step costs one token.
 
         Raises:
             ValueError: the curve is empty, or its last report is one that `update` refuses.
@@ -177,11 +234,6 @@ class StoppingRule:
         step, value = map(float, max(curve.items()))
         if not self._is_number(step, value):
             return self._diverged(step, value)
-        self.level = self.delta
-        for other in self._runs.values():
-            self._catch_up(other)
-            for exceeded in other.misses:
-                self._move(exceeded)
         state = self._runs[str(run)]
         return self._consider(str(run), state, state.steps[-2] if len(state.steps) > 1 else 0.0, step)
 
@@ -201,6 +253,7 @@ class StoppingRule:
         else:
             state.steps.insert(place, step)
             state.values.insert(place, value)
+        state.record = None
         if place < state.read:
             state.posterior, state.read = None, 0
 
@@ -237,29 +290,21 @@ class StoppingRule:
         ahead, best = self._ahead(step, len(state.steps)), self.best
         law, p = self._forecast(state, ahead, best)
         final = float(law.mean[-1])
-        if self._learn(state, len(state.steps), ahead, law):
-            self._move(state.misses[-1])
-        level = self._level_at(state, step)
+        level = self._level_for(state)
         if abs(p - level) < CLOSE:  # rounding depends on what was read in one go: read it all at once
             state.posterior, state.read = None, 0
             _, p = self._forecast(state, ahead, best)
         if level <= 0:
-            return Decision(False, "forecasts have been too low of late, so nothing is stopped", p, final, step)
+            return Decision(False, "stopping would have cost too much among the runs that ended", p, final, step)
         if p > level:
             return Decision(False, f"it may beat {best:.6g} (probability {p:.3f})", p, final, step)
         reason = f"it is unlikely to beat {best:.6g} (probability {p:.3f} at most, level {level:.3f})"
-        if state.audited is not None or self._is_audited(name):
+        if state.audited is not None or self._is_first(state) or self._is_audited(name):
             state.audited = state.audited or (step, best)
-            return Decision(False, f"{reason}, but it runs on as an audit", p, final, step)
+            why = f"is one of the first {self.learn}" if self._is_first(state) else "runs on as an audit"
+            return Decision(False, f"{reason}, but it {why}", p, final, step)
         state.stopped, state.posterior, state.read = step, None, 0
         return Decision(True, reason, p, final, step)
-
-    def _level_at(self, state: Run, step: float) -> float:
-        """The level in force for a run at a step: the fair one, lowered as far as delta is."""
-        others = [run.steps[-1] for run in self._runs.values() if run.steps and run is not state]
-        cost = sum(others) / len(others) if others else math.nan
-        fair = fair_level(self.delta, self.price, len(others), cost, self.horizon - step)
-        return float(fair) * self.level / self.delta
 
     def _forecast(self, state: Run, ahead: Tensor, best: float) -> tuple[Continuous, float]:
         """Law at the steps ahead, and the greatest probability among them to be better than `best`."""
@@ -267,37 +312,10 @@ class StoppingRule:
         better = law.cdf(torch.full_like(ahead, best)) if self.minimize else law.probability_above(best)
         return law, float(better.max())
 
-    def _learn(self, state: Run, count: int, ahead: Tensor, law: Continuous) -> bool:
-        """At 2, 4, 8, ... readings, compare the last with the forecast made at half as many, and make the next one.
-
-        Whether there was one to compare with; each count is looked at once.
-        """
-        if count < 2 or count & (count - 1) or count <= state.judged:
-            return False
-        state.judged, compared = count, bool(state.bounds)
-        if compared:
-            step, value = state.steps[count - 1], state.values[count - 1]
-            bound = state.bounds[min(state.bounds, key=lambda s: abs(float(s) - step))]
-            state.misses.append(value < bound if self.minimize else value > bound)
-        bound = law.quantile(self.delta if self.minimize else 1 - self.delta)
-        state.bounds = {f"{s:g}": float(b) for s, b in zip(ahead.tolist(), bound.tolist(), strict=True)}
-        return compared
-
-    def _move(self, exceeded: bool) -> None:
-        self.level = min(self.delta, max(0.0, self.level + LEARNING_RATE * (self.delta - exceeded)))
-
-    @torch.no_grad()
-    def _catch_up(self, state: Run) -> None:
-        """Compare at every doubling that `update` would have decided at, had it seen the readings one by one."""
-        count = max(2, 2 * state.judged)
-        while count <= len(state.steps):
-            previous, step = state.steps[count - 2], state.steps[count - 1]
-            if count >= self.least and step < self.horizon and self._due(previous, step):
-                part, ahead = Run(state.steps[:count], state.values[:count]), self._ahead(step, count)
-                self._learn(state, count, ahead, self._read(part).predict(ahead))
-                if count == len(state.steps):
-                    state.posterior, state.read = part.posterior, part.read
-            count *= 2
+    def _is_first(self, state: Run) -> bool:
+        """Whether the run is one of the first that were not stopped."""
+        going = [run for run in self._runs.values() if run.stopped is None]
+        return any(run is state for run in going[: self.learn])
 
     def _is_audited(self, name: str) -> bool:
         digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
@@ -338,9 +356,8 @@ class StoppingRule:
 
     def state_dict(self) -> dict[str, Any]:
         """All that was reported and decided, as JSON data."""
-        keys = ("steps", "values", "bounds", "misses", "judged", "stopped", "audited")
-        runs = {name: {k: getattr(run, k) for k in keys} for name, run in self._runs.items()}
-        return {"level": self.level, "runs": runs}
+        keys = ("steps", "values", "stopped", "audited", "whole")
+        return {"runs": {name: {k: getattr(run, k) for k in keys} for name, run in self._runs.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; the arguments of the rule are its own.
@@ -353,10 +370,44 @@ class StoppingRule:
             for name, saved in state["runs"].items():
                 audited = None if saved["audited"] is None else (float(saved["audited"][0]), float(saved["audited"][1]))
                 steps, values = list(map(float, saved["steps"])), list(map(float, saved["values"]))
-                run = Run(steps, values, bounds=dict(saved["bounds"]), stopped=saved["stopped"], audited=audited)
-                run.misses, run.judged = list(saved["misses"]), int(saved["judged"])
-                runs[name] = run
-            level = float(state["level"])
+                runs[name] = Run(steps, values, stopped=saved["stopped"], audited=audited, whole=bool(saved["whole"]))
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None
-        self._runs, self.level = runs, level
+        self._runs, self._level = runs, None
+
+
+class _Record:
+    """A run that has ended, and what its posterior would have said after each of its readings.
+
+    Values are turned so that larger is better.
+    """
+
+    def __init__(self, rule: StoppingRule, run: Run) -> None:
+        self.minimize, sign = rule.minimize, -1.0 if rule.minimize else 1.0
+        rows = readings(run.steps, rule.horizon)
+        x = torch.tensor([run.steps[k] for k in rows], dtype=torch.float64)
+        y = torch.tensor([run.values[k] for k in rows], dtype=torch.float64)
+        at = rule.horizon * torch.arange(1, POINTS + 1, dtype=torch.float64) / POINTS
+        model: Any = rule.posterior
+        self.law = model.forecasts(x.unsqueeze(-1), y, at)
+        self.ahead = at > x.unsqueeze(-1)
+        self.steps, self.tops = x.numpy(), (sign * y).cummax(0).values.numpy()
+        self.steps[-1] = run.steps[-1]
+        self.open = (np.arange(1, len(rows) + 1) >= rule.least) & (self.steps < rule.horizon)  # decided at
+
+    def chances(self, best: float) -> Any:
+        """Greatest probability ahead, from each reading on, to be better than `best` and the run itself so far."""
+        value = torch.from_numpy(np.maximum(best, [self.tops[0], *self.tops])).unsqueeze(-1)
+        p = self.law.cdf(-value) if self.minimize else self.law.probability_above(value)
+        p = p[1:].where(self.ahead, torch.zeros_like(p[1:])).amax(-1).numpy()  # the empty prefix came first
+        return np.where(self.open, p, np.inf)
+
+    def costs(self, best: float) -> Any:
+        """Steps that the run would have taken at each level."""
+        return costs(self.chances(best), self.steps)
+
+    def lowest(self, best: float) -> float:
+        """Least chance to beat `best` before the run did; NaN if it did not."""
+        if self.tops[-1] <= best:
+            return math.nan
+        return float(np.min(self.chances(best)[self.tops < best], initial=1.0))

@@ -17,7 +17,6 @@ from bayesvision.replay import (
     speedup,
     steps_to,
 )
-from bayesvision.runs import fair_level
 
 NAN = math.nan
 SMALL = np.array([[0.1, 0.3, 0.2], [0.4, NAN, NAN], [0.2, 0.5, 0.6]])
@@ -54,9 +53,9 @@ def test_by_hand() -> None:
     assert short.best.tolist() == [[0.1, 0.3, 0.3, 0.4, 0.4]] and short.taken.tolist() == [[3, 1, 1]]
 
     patient = replay(SMALL, Patience(1), np.array([[2, 0, 1]]))  # run 0 does not improve at its last step
-    assert patient.taken.tolist() == [[3, 1, 3]] and not patient.stopped.any()
+    assert patient.taken.tolist() == [[3, 3, 1]] and not patient.stopped.any()
     bounds = np.array([[0.9, 0.9, 0.9], [0.9, 0.9, 0.9], [0.9, 0.5, 0.9]])
-    stopped = replay(SMALL, Forecast(Bounds(bounds, ~np.isnan(SMALL))), np.array([[0, 1, 2]]))
+    stopped = replay(SMALL, Forecast(Bounds(bounds, ~np.isnan(SMALL)), learn=0), np.array([[0, 1, 2]]))
     assert stopped.taken.tolist() == [[3, 1, 2]] and stopped.stopped.tolist() == [[False, False, True]]
     assert stopped.best[0].tolist() == [0.1, 0.3, 0.3, 0.4, 0.4, 0.5, 0.5]
 
@@ -128,7 +127,7 @@ def test_a_replay_is_what_step_by_step_gives(name: str, budget: int) -> None:
         "halving": (Halving(3), lambda: slow_halving(curves, 3, [1])),
         "hyperband": (Hyperband(3), lambda: slow_halving(curves, 3, [1, 3, 9])),
         "forecast": (
-            Forecast(Bounds(bounds, ~np.isnan(curves))),
+            Forecast(Bounds(bounds, ~np.isnan(curves)), learn=0),
             lambda: lambda _, run, done, best: slow_forecast(curves, bounds, run, done, best),
         ),
     }
@@ -137,7 +136,7 @@ def test_a_replay_is_what_step_by_step_gives(name: str, budget: int) -> None:
     for order, best, taken in zip(orders, result.best, result.taken, strict=True):
         trace, steps = slow(curves, stop(), order, budget)
         np.testing.assert_array_equal(best, trace)
-        assert taken[order][: len(steps)].tolist() == steps
+        assert taken[: len(steps)].tolist() == steps
     assert (result.spent <= budget).all()
 
 
@@ -190,19 +189,34 @@ def test_chances_are_what_conditioning_says(posterior, minimize: bool) -> None:
     assert (fewer[there] <= found[there] + 1e-4).all()  # a maximum over fewer steps
 
 
-def test_the_fair_level_by_hand() -> None:
-    """Flat runs of 10 steps: at price 1 the fourth run is stopped where 1/4 (10 - T) / mean cost reaches its chance."""
-    curves = np.full((4, 10), 0.5)
-    chances = Bounds(np.full(curves.shape, 2.0), ~np.isnan(curves))
-    chances.better = lambda runs, best: np.full(best.shape, 0.2)  # whatever the best value
-    plain = replay(curves, Forecast(chances), np.arange(4)[None])
-    assert plain.taken.tolist() == [[10, 10, 10, 10]]
-    fair = replay(curves, Forecast(chances, price=1.0), np.arange(4)[None])
-    # run 2: 1/2 (10 - 2) / 10 = 0.4 >= 0.2; run 3: 1/3 (10 - 2) / 6 = 0.44; run 4: 1/4 8 / (14 / 3) = 0.43
-    assert fair.taken.tolist() == [[10, 2, 2, 2]]
-    assert fair_level(0.05, 1.0, 3, 10.0, 8.0) == pytest.approx(0.2)
-    assert fair_level(0.05, 1.0, 100, 10.0, 8.0) == 0.05 and fair_level(0.05, 9.0, 1, 1.0, 8.0) == 0.5
-    assert fair_level(0.05, None, 3, 10.0, 8.0) == 0.05 == fair_level(0.05, 1.0, 0, math.nan, 8.0)
+def test_a_replay_learns_the_level_that_the_rule_learns() -> None:
+    """Run by run and step by step, with a network that extrapolates well, and up to the replay's interpolation."""
+    source = np.random.default_rng(0)
+    t = np.arange(1, 21)
+    ends, paces = source.uniform(0.3, 0.9, (40, 1)), source.uniform(0.5, 2, (40, 1))
+    curves = (ends - 0.3 * t**-paces + 0.004 * source.normal(size=(40, 20))).clip(0, 1)
+    model = bv.pretrained("lcpfn").measured_in(20.0)
+    policy = Forecast(Chances(model, curves))
+    result = replay(curves, policy, np.arange(40)[None])
+    rule, taken = bv.StoppingRule(20, posterior=bv.pretrained("lcpfn"), audit=0.0), []
+    for run, curve in enumerate(curves):
+        for step, value in enumerate(curve, 1):
+            if rule.update(run, step, value).stop:
+                break
+        taken.append(step)
+    same = (result.taken[0] == taken).mean()
+    assert same > 0.8 and rule.level > 0 and result.stopped.mean() > 0.5
+    fixed = replay(curves, Forecast(policy.chances, learn=0), np.arange(40)[None])
+    assert result.spent < fixed.spent and (result.taken[0, :2] == 20).all()
+
+
+def test_a_run_may_come_again() -> None:
+    result = replay(SMALL, NoStopping(), np.array([[1, 1, 0, 1]]))
+    assert result.taken.tolist() == [[1, 1, 3, 1]] and result.spent == 6
+    draws = random_orders(3, 2, places=50)
+    assert draws.shape == (2, 50) and set(draws.flat) == {0, 1, 2}
+    for policy in (Halving(), Hyperband()):
+        assert (replay(SMALL, policy, draws).found == 0.6).all()
 
 
 def test_speedup() -> None:
@@ -221,7 +235,7 @@ def test_bad_arguments() -> None:
     ]:
         with pytest.raises(ValueError, match=words):
             replay(bad, NoStopping(), order)
-    for bad in (np.array([0, 1]), np.array([[0, 0, 1]]), np.array([[0, 1, 3]]), np.array([[-1, 1, 0]]), order * 1.0):
+    for bad in (np.array([0, 1]), np.array([[0, 1, 3]]), np.array([[-1, 1, 0]]), order * 1.0):
         with pytest.raises(ValueError, match="orders"):
             replay(SMALL, NoStopping(), bad)
     with pytest.raises(ValueError, match="budget"):

@@ -1,5 +1,6 @@
-"""`StoppingRule`: the criterion against the posterior it asks, bad reports, audits, the fall-back and its state."""
+"""`StoppingRule`: the criterion against the posterior it asks, bad reports, audits, the learned level and its state."""
 
+import itertools
 import json
 import math
 
@@ -7,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from checks import rejected
-from trend import Trend
+from trend import Forecasting, Trend
 
 import bayesvision as bv
 from bayesvision import Scale, StoppingRule
 from bayesvision.distributions import Normal
+from bayesvision.levels import LEVELS, RECENT, TOP
 
 
 def rule(**options):
@@ -62,19 +64,6 @@ def test_the_criterion_is_the_posteriors_probability(minimize):
 def test_a_first_run_that_has_converged_is_stopped_too():
     decision = report(rule(delta=0.6), "only", FLAT)
     assert decision.stop and decision.p_improve == pytest.approx(0.5)
-
-
-def test_the_price_raises_the_level():
-    flat = [0.62] * 20  # 12 standard deviations... of the fake posterior below the best of GOOD
-    near = [max(GOOD) - 0.02] * 20  # one standard deviation below: a probability of 0.16
-    plain, fair = rule(), rule(price=2.0)
-    for r in (plain, fair):
-        report(r, "good", GOOD)
-        assert report(r, "flat", flat).stop
-    assert not report(plain, "near", near).stop
-    decision = report(fair, "near", near)
-    # two others of 20 and 2 steps: 2 / 3 * 18 / 11 = 1.09, but at most 1/2
-    assert decision.stop and decision.step == 2 and "level 0.500" in decision.reason
 
 
 def test_values_that_are_not_numbers_stop_the_run_and_nothing_else():
@@ -151,20 +140,72 @@ def test_audits_are_seeded_and_tell_the_regret():
     assert some != [rule(audit=0.3, seed=1)._is_audited(f"run {k}") for k in range(400)]
 
 
-def test_forecasts_that_are_too_low_end_the_stopping():
-    """Runs that speed up beat every forecast of the fake posterior; after some of them nothing is stopped."""
-    r = rule()
+def learner(**options):
+    return rule(posterior=Forecasting(), **options)
+
+
+def test_the_first_runs_are_not_stopped_and_then_the_level_is_learned():
+    """Runs that go on as they began: their order is known at once, so that any level serves."""
+    r = learner()
+    assert r.level == 0.05
     report(r, "good", GOOD)
-    for k in range(8):
-        for step in range(1, 17):
-            r.update(f"late {k}", step, 0.1 + 0.5 * (step / 16) ** 3)
+    for step, value in enumerate(FLAT[:-1], 1):
+        decision = r.update("flat", step, value)
+        assert not decision.stop and (step < 2 or "one of the first 2" in decision.reason)
+    assert r.level == 0.05  # the second has not gone its whole way yet
+    r.update("flat", 20, 0.4)
+    assert r.report().audited == 1 and r.level == 0.5  # any level would do, up to a chance of 1 over 1.5
+    assert report(r, "near", [max(GOOD) - 0.001] * 20).stop  # a chance of 0.48
+    assert learner(learn=0).level == rule().level == 0.05
+
+
+def test_where_forecasts_are_too_low_nothing_is_stopped():
+    """Runs that speed up beat every forecast of the fake posterior."""
+    r = learner()
+    for k in range(4):
+        for step in range(1, 21):
+            r.update(f"late {k}", step, 0.1 + (0.5 + 0.1 * k) * (step / 20) ** 3)
     assert r.level == 0
-    decision = report(r, "bad", FLAT[:2])
-    assert not decision.stop and "too low" in decision.reason
-    right = rule()
-    for k in range(8):
-        report(right, f"good {k}", GOOD)
-    assert right.level == right.delta  # forecasts that hold do not lower it
+    decision = report(r, "bad", [0.1, 0.05])
+    assert not decision.stop and "cost too much" in decision.reason
+
+
+@pytest.mark.parametrize("minimize", [False, True])
+def test_the_level_has_the_most_improvements_a_step(minimize):
+    """The same by hand, reading by reading, with the forecasts that `condition` and `predict` give."""
+    source, turn = np.random.default_rng(3), (lambda v: 1 - v) if minimize else (lambda v: v)
+    r = learner(scale=Scale(0, 1, minimize=True) if minimize else None)
+    curves = {}
+    for k in range(30):
+        slope, bend = source.uniform(0, 0.12), source.uniform(0, 0.02)
+        curve = [0.2 + slope * math.log(t) + bend * (t / 20) ** 2 + 0.003 * source.normal() for t in range(1, 21)]
+        end = report(r, k, [turn(v) for v in curve])
+        curves[k] = np.array(curve[: int(end.step)])
+    tops = {k: np.maximum.accumulate(v) for k, v in curves.items()}
+    at = 20 * torch.arange(1, 13, dtype=torch.float64) / 12
+
+    def chance(k, done, best):
+        if done < 2 or done == 20:
+            return math.inf
+        law = Trend().condition(range(1, done + 1), curves[k][:done].tolist()).predict(at[at > done])
+        return float(law.probability_above(max(best, tops[k][done - 1])).max())
+
+    best, ranked = max(t[-1] for t in tops.values()), sorted(tops, key=lambda k: -tops[k][-1])
+    lowest = []
+    for one, other in itertools.pairwise(ranked):
+        if len(curves[one]) == 20:
+            value = tops[other][-1]
+            lowest.append(min([chance(one, t, value) for t in range(1, 21) if tops[one][t - 1] < value], default=1.0))
+    rates = []
+    for level in LEVELS:
+        steps = []
+        for k in list(curves)[-RECENT:]:
+            stops = [t for t in range(1, len(curves[k]) + 1) if level > 0 and chance(k, t, best) <= level]
+            steps.append(min(stops, default=len(curves[k])))
+        kept = sum(p > 1.5 * level for p in lowest[:TOP]) / (len(lowest[:TOP]) + 1) if level else 1.0
+        rates.append(kept / np.mean(steps))
+    assert 10 > len(lowest) > 3 and len(set(rates)) > 4
+    assert r.level == LEVELS[int(np.argmax(rates))] > 0
 
 
 def test_state_survives_json():
@@ -200,7 +241,8 @@ def test_a_picture_of_a_decision():
         ({"least": 0}, "least"),
         ({"at": (0.5, 1.5)}, "fractions"),
         ({"horizon": 0}, "horizon"),
-        ({"price": 0.0}, "price"),
+        ({"learn": -1}, "learn"),
+        ({"learn": True}, "learn"),
         ({"posterior": "pfn-gp"}, "learning curves"),
         ({"posterior": "nobody"}, "neither a file nor"),
     ],

@@ -30,3 +30,13 @@ class Trend:
         slope = (y - u) / math.log(t / s) if t > s else 0.0
         x = torch.as_tensor(x, dtype=torch.float64)
         return Normal(y + slope * (x / t).log(), torch.full_like(x, 0.02))
+
+
+class Forecasting(Trend):
+    """The same with its answers from every prefix, so that a rule can learn its level."""
+
+    def forecasts(self, x: Any, y: Any, at: Any) -> Normal:
+        pairs = list(zip(x.flatten().tolist(), y.tolist(), strict=True))
+        laws = [self.condition(*zip(*pairs[:k], strict=True)).predict(at) for k in range(1, len(pairs) + 1)]
+        laws = [Normal(torch.full_like(laws[0].loc, 0.5), torch.ones_like(laws[0].scale)), *laws]
+        return Normal(torch.stack([law.loc for law in laws]), torch.stack([law.scale for law in laws]))

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["replay"]
 
 COLUMNS = 100  # readings of a run, at most
-FORECASTS = ("lcpfn", "lcpfn-fair")
-DEFAULTS = {"none": 0.0, "lcpfn": 0.05, "lcpfn-fair": 2.0, "patience": 5.0, "halving": 3.0, "hyperband": 3.0}
+DEFAULTS = {"none": 0.0, "lcpfn": 0.0, "patience": 5.0, "halving": 3.0, "hyperband": 3.0}
 
 
 class Grid(NamedTuple):
@@ -45,9 +44,9 @@ def replay(
 ) -> None:
     """Replay the finished runs in RUNS under early stopping: steps spent, share saved, best found, regret.
 
-    The policies are none, lcpfn:DELTA (stop when the chance to beat the best so far is at most DELTA, 0.05),
-    lcpfn-fair:PRICE (or at most PRICE times that of as many steps of a fresh run, 2), patience:K (stop after K readings
-    without progress, 5), halving:ETA and hyperband:ETA (asynchronous, 3).
+    The policies are none, lcpfn (stop when the chance to beat the best so far is at most a level learned from the runs
+    before), lcpfn:DELTA (at most DELTA), patience:K (stop after K readings without progress, 5), halving:ETA and
+    hyperband:ETA (asynchronous, 3).
     """
     import numpy as np
 
@@ -66,7 +65,7 @@ def replay(
     horizon = horizon or max(curve.steps[-1] for curve in found.values())
     minimize = scale is not None and scale.minimize
     fleet = (
-        open_fleet(options["model"], horizon, scale) if any(kind in FORECASTS for kind, _ in wanted.values()) else None
+        open_fleet(options["model"], horizon, scale) if any(kind == "lcpfn" for kind, _ in wanted.values()) else None
     )
     if fleet is not None:
         check_runs(runs, fleet, found)
@@ -125,11 +124,11 @@ def _policy(kind: str, number: float, fleet: "Fleet | None", grid: Grid) -> "Pol
 
     from bayesvision.replay import Chances, Forecast, Halving, Hyperband, NoStopping, Patience
 
-    if kind in FORECASTS:
+    if kind == "lcpfn":
         assert fleet is not None
         steps = np.minimum(grid.stride * np.arange(1, grid.values.shape[1] + 1), fleet.horizon)
         chances = Chances(fleet.posterior, grid.values, steps)
-        return Forecast(chances, number) if kind == "lcpfn" else Forecast(chances, price=number)
+        return Forecast(chances, number, learn=0) if number else Forecast(chances)
     kinds = {"patience": Patience, "halving": Halving, "hyperband": Hyperband}
     return kinds[kind](int(number)) if kind in kinds else NoStopping()
 

@@ -10,7 +10,7 @@ from bayesvision.checkpoints import find
 from bayesvision.integrations import needs
 from bayesvision.monitor import Cautious, directed
 from bayesvision.runs import Decision
-from bayesvision.stopping import StoppingRule
+from bayesvision.stopping import RunState, StoppingRule
 from bayesvision.units import Scale
 
 with needs("optuna"):
@@ -144,7 +144,7 @@ class _Known:
         for number in sorted(trials):
             other = trials[number]
             if number not in self.finished or number == trial.number:
-                self.rule.take(number, self.curve(other) if other.state != TrialState.FAIL else {})
+                self.rule.take(number, self.curve(other) if other.state != TrialState.FAIL else {}, _state(other))
                 self.finished |= {number} if other.state.is_finished() else set()
         return self.rule.judge(trial.number, self.curve(trial))
 
@@ -154,6 +154,12 @@ class _Known:
 
 def _epochs(trial: FrozenTrial, first: int) -> int:
     return 0 if trial.last_step is None else trial.last_step + 1 - first
+
+
+def _state(trial: FrozenTrial) -> RunState:
+    if _is_whole(trial):
+        return "complete"
+    return "stopped" if trial.state.is_finished() else "running"
 
 
 def _is_whole(trial: FrozenTrial) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bayesvision.checkpoints import pretrained as pretrained
     from bayesvision.checkpoints import save as save
     from bayesvision.core import Data as Data
+    from bayesvision.methods.bayescap import BayesCap as BayesCap
     from bayesvision.methods.lcpfn import LCPFN as LCPFN
     from bayesvision.methods.pfn import PFN as PFN
     from bayesvision.stopping import StoppingRule as StoppingRule
@@ -33,6 +34,7 @@ _HOMES = {
     "pretrained": "bayesvision.checkpoints",
     "save": "bayesvision.checkpoints",
     "Data": "bayesvision.core",
+    "BayesCap": "bayesvision.methods.bayescap",
     "LCPFN": "bayesvision.methods.lcpfn",
     "PFN": "bayesvision.methods.pfn",
     "StoppingRule": "bayesvision.stopping",

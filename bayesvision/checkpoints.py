@@ -20,6 +20,7 @@ FORMAT = 1
 POSTERIORS = {  # the method's name in the header -> where its posterior is
     "PFN": ("bayesvision.methods.pfn", "PFNPosterior"),
     "LCPFN": ("bayesvision.methods.lcpfn", "LCPFNPosterior"),
+    "BayesCap": ("bayesvision.methods.bayescap", "Cap"),
     "GP": ("bayesvision.baselines.gp", "GPPosterior"),
 }
 

@@ -19,6 +19,7 @@ from bayesvision.distributions import (
     GeneralizedNormal,
     Mixture,
     Normal,
+    StudentT,
 )
 from bayesvision.distributions.base import bisect
 
@@ -45,6 +46,7 @@ MAKERS = {
     "bar batched": lambda t: Bar(t([LOGITS, LOGITS]), t(EDGES), t([[0.0], [2.0]]), t([1.0, 2.0, 0.5])),
     "bar unbatched": lambda t: Bar(t(LOGITS[0]), t(EDGES)),
     "generalized normal": lambda t: GeneralizedNormal(t([0, 1, -2.0, 5]), t([1, 0.5, 2.0, 1]), t([2, 1, 0.7, 9.0])),
+    "student": lambda t: StudentT(t([0.0, -3.0, 100.0, 1]), t([1.0, 0.1, 5.0, 2]), t([3.5, 5.0, 30.0, 1e3])),
     "mixture of normals": lambda t: mixture(t, Normal(t([[0, 1, 4.0], [-1, 0, 0.5]]), t([[1, 0.3, 2.0], [1, 1, 0.1]]))),
     "mixture of generalized normals": lambda t: mixture(
         t,
@@ -304,6 +306,7 @@ PARAMETERS = {
         lambda a, b, c: GeneralizedNormal(a, b.exp(), c.exp()),
         [[0.3, -1.0], [0.2, -0.5], [-0.4, 1.0]],
     ),
+    "student": (lambda a, b, c: StudentT(a, b.exp(), 2 + c.exp()), [[0.3, -1.0], [0.2, -0.5], [-0.4, 1.0]]),
     "mixture of normals": (
         lambda a, b, c: Mixture.of(Normal(a, b.exp()), c),
         [[[0.3, -1.0]] * 2, [[0.2, -0.5]] * 2, [0.2, -0.1]],
@@ -398,6 +401,28 @@ class TestGeneralizedNormal:
         )
         for actual, expected in zip(drawn, [tensor64(0.0), *wanted], strict=True):
             assert (actual.mean() - expected).abs() < 6 * actual.std() / math.sqrt(50_000)
+
+
+class TestStudentT:
+    @settings(max_examples=100, deadline=None)
+    @given(
+        loc=st.floats(-5, 5),
+        scale=st.floats(0.01, 100),
+        df=st.floats(2.05, 300),
+        z=st.floats(-9, 9),
+        u=st.floats(1e-9, 1 - 1e-9),
+    )
+    def test_matches_scipy_and_scoringrules(self, loc, scale, df, z, u):
+        d, reference = StudentT(*map(tensor64, (loc, scale, df))), scipy.stats.t(df, loc, scale)
+        y = loc + scale * z
+        assert d.log_prob(tensor64(y)).item() == pytest.approx(reference.logpdf(y), rel=1e-9, abs=1e-9)
+        assert d.cdf(tensor64(y)).item() == pytest.approx(reference.cdf(y), rel=1e-7, abs=0)
+        assert d.probability_above(y).item() == pytest.approx(reference.sf(y), rel=1e-7, abs=0)
+        found = (d.icdf(tensor64(u)).item() - loc) / scale
+        assert found == pytest.approx((reference.ppf(u) - loc) / scale, rel=1e-6, abs=1e-9)
+        assert d.variance.item() == pytest.approx(reference.var(), rel=1e-9)
+        assert d.entropy().item() == pytest.approx(reference.entropy(), rel=1e-8, abs=1e-8)
+        assert d.crps(tensor64(y)).item() == pytest.approx(scoringrules.crps_t(y, df, loc, scale), rel=1e-7)
 
 
 class TestMixture:

@@ -9,5 +9,6 @@ from bayesvision.distributions.families import GeneralizedNormal as GeneralizedN
 from bayesvision.distributions.families import Mixture as Mixture
 from bayesvision.distributions.families import Normal as Normal
 from bayesvision.distributions.rescaled import Rescaled as Rescaled
+from bayesvision.distributions.student import StudentT as StudentT
 
 Predictive = Continuous | Discrete

@@ -1,7 +1,4 @@
-"""Pictures of predictions: one function each, which draws on matplotlib axes and returns them.
-
-Without `ax` a figure is made that pyplot does not know of; `axes.figure.savefig(path)` writes it.
-"""
+"""Pictures of a predictive law against inputs, targets and other laws."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -54,7 +51,7 @@ def predictive_band(
         TypeError: the prediction is of classes.
         ValueError: more than one column, or x and the prediction differ in length.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     _band(ax, _continuous(predictive), x, masses, PALETTE[0])
     return _finish_band(ax, data)
 
@@ -79,7 +76,7 @@ def prior_and_posterior(
         TypeError: a prediction is of classes.
         ValueError: more than one column, or x and a prediction differ in length.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     _band(ax, _continuous(prior_predictive), x, (mass,), MUTED, "prior ", "--", 0.14)
     _band(ax, _continuous(posterior_predictive), x, (mass,), PALETTE[0], "posterior ", "-", 0.3)
     return _finish_band(ax, data)
@@ -106,7 +103,7 @@ def curve_fan(
         TypeError: the prediction is of classes.
         ValueError: steps and the prediction differ in length.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     _band(ax, _continuous(predictive), steps, masses, PALETTE[0])
     x, y = _column(seen.x, "seen.x"), _column(seen.y, "seen.y")
     ax.plot(x, y, "-o", color=INK, markersize=3, linewidth=1, label="seen", zorder=4)
@@ -134,7 +131,7 @@ def calibration_curve(predictives: Mapping[str, Continuous], y: Any, ax: Axes | 
     """
     if not predictives:
         raise ValueError("predictives must hold at least one prediction: calibration_curve({name: predictive}, y)")
-    ax = _axes(ax, (4.6, 4.6))
+    ax = new_axes(ax, (4.6, 4.6))
     nominal = np.linspace(0, 1, 101)
     needed = {name: np.sort(np.abs(2 * _pit(p, y) - 1)) for name, p in predictives.items()}  # mass up to the target
     total = next(iter(needed.values())).size
@@ -170,7 +167,7 @@ def pit_histogram(predictive: Continuous, y: Any, bins: int = 20, ax: Axes | Non
     """
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    ax = _axes(ax)
+    ax = new_axes(ax)
     values = _pit(predictive, y)
     counts, edges = np.histogram(values, bins, (0, 1))
     low, high = _chance(values.size, 1 / bins).tolist()
@@ -197,7 +194,7 @@ def predicted_against_actual(predictive: Continuous, y: Any, mass: float = 0.9, 
         TypeError: the prediction is of classes.
         ValueError: targets of another shape, or `mass` lies outside (0, 1).
     """
-    ax = _axes(ax, (4.6, 4.6))
+    ax = new_axes(ax, (4.6, 4.6))
     actual = _targets(predictive, y).flatten()
     lower, upper = (_array(v).flatten() for v in predictive.interval(mass))
     middle = _array(predictive.quantile(0.5)).flatten()
@@ -237,7 +234,7 @@ def comparison_bars(table: Any, metric: str, ax: Axes | None = None) -> Axes:
     if missing:
         known = sorted({str(key) for row in rows.values() for key in row})
         raise ValueError(f"table lacks {metric!r} for {missing}; it has {known}")
-    ax = _axes(ax, (5.4, 0.8 + 0.42 * len(rows)))
+    ax = new_axes(ax, (5.4, 0.8 + 0.42 * len(rows)))
     bars = ax.barh([str(name) for name in rows], [float(row[metric]) for row in rows.values()], 0.62, color=PALETTE[0])
     ax.bar_label(bars, fmt=lambda v: f"{v:.3g}".replace("-", "\u2212"), padding=4, color=INK, fontsize=9)
     ax.axvline(0, color=MUTED, linewidth=0.8)
@@ -249,7 +246,7 @@ def comparison_bars(table: Any, metric: str, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def _axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
+def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
     """Axes, of a fresh figure if none are given, in the style of this module: an open frame and a light grid behind."""
     ax = Figure(figsize=size, layout="constrained", facecolor="white").add_subplot() if ax is None else ax
     ax.spines[["top", "right"]].set_visible(False)

@@ -48,8 +48,8 @@ def nll(predictive: Predictive, y: Any) -> Float[Tensor, ""]:
     """
     if isinstance(predictive, Discrete):
         return -predictive.log_prob(_classes(predictive, y).to(predictive.class_probs.dtype)).mean()
-    predictive = _continuous(predictive, "nll", "pass what predict returned")
-    return -predictive.log_prob(_targets(predictive, y)).mean()
+    predictive = continuous_law(predictive, "nll", "pass what predict returned")
+    return -predictive.log_prob(targets_of(predictive, y)).mean()
 
 
 def crps(predictive: Continuous, y: Any) -> Float[Tensor, ""]:
@@ -61,8 +61,8 @@ def crps(predictive: Continuous, y: Any) -> Float[Tensor, ""]:
         TypeError: the prediction is of classes.
         ValueError: targets that do not fit the prediction.
     """
-    predictive = _continuous(predictive, "crps", "use brier for classes")
-    return predictive.crps(_targets(predictive, y)).mean()
+    predictive = continuous_law(predictive, "crps", "use brier for classes")
+    return predictive.crps(targets_of(predictive, y)).mean()
 
 
 def rmse(predictive: Continuous, y: Any) -> Float[Tensor, ""]:
@@ -72,8 +72,8 @@ def rmse(predictive: Continuous, y: Any) -> Float[Tensor, ""]:
         TypeError: the prediction is of classes.
         ValueError: targets that do not fit the prediction.
     """
-    predictive = _continuous(predictive, "rmse", "use accuracy for classes")
-    return (predictive.mean - _targets(predictive, y)).square().mean().sqrt()
+    predictive = continuous_law(predictive, "rmse", "use accuracy for classes")
+    return (predictive.mean - targets_of(predictive, y)).square().mean().sqrt()
 
 
 def pit(predictive: Continuous, y: Any) -> Float[Tensor, "*batch"]:
@@ -86,8 +86,8 @@ def pit(predictive: Continuous, y: Any) -> Float[Tensor, "*batch"]:
         TypeError: the prediction is of classes.
         ValueError: targets that do not fit the prediction.
     """
-    predictive = _continuous(predictive, "pit", "use expected_calibration_error for classes")
-    return predictive.cdf(_targets(predictive, y)).clamp(0, 1)  # a mixture's weights may add up to a little over 1
+    predictive = continuous_law(predictive, "pit", "use expected_calibration_error for classes")
+    return predictive.cdf(targets_of(predictive, y)).clamp(0, 1)  # a mixture's weights may add up to a little over 1
 
 
 def coverage(predictive: Continuous, y: Any, mass: float = 0.9) -> Float[Tensor, ""]:
@@ -97,7 +97,7 @@ def coverage(predictive: Continuous, y: Any, mass: float = 0.9) -> Float[Tensor,
         TypeError: the prediction is of classes.
         ValueError: targets that do not fit the prediction, or `mass` lies outside (0, 1).
     """
-    predictive = _continuous(predictive, "coverage", "use expected_calibration_error for classes")
+    predictive = continuous_law(predictive, "coverage", "use expected_calibration_error for classes")
     if not 0 < mass < 1:
         raise ValueError(f"mass must lie strictly between 0 and 1, got {mass}")
     values = pit(predictive, y)
@@ -111,7 +111,7 @@ def interval_width(predictive: Continuous, mass: float = 0.9) -> Float[Tensor, "
         TypeError: the prediction is of classes.
         ValueError: `mass` lies outside (0, 1).
     """
-    lower, upper = _continuous(predictive, "interval_width", "classes have no intervals").interval(mass)
+    lower, upper = continuous_law(predictive, "interval_width", "classes have no intervals").interval(mass)
     return (upper - lower).mean()
 
 
@@ -121,7 +121,7 @@ def sharpness(predictive: Continuous) -> Float[Tensor, ""]:
     Raises:
         TypeError: the prediction is of classes.
     """
-    return _continuous(predictive, "sharpness", "classes have no standard deviation").stddev.mean()
+    return continuous_law(predictive, "sharpness", "classes have no standard deviation").stddev.mean()
 
 
 def quantile_calibration_error(predictive: Continuous, y: Any, levels: int = 99) -> Float[Tensor, ""]:
@@ -135,7 +135,7 @@ def quantile_calibration_error(predictive: Continuous, y: Any, levels: int = 99)
         TypeError: the prediction is of classes.
         ValueError: targets that do not fit the prediction, or no levels.
     """
-    predictive = _continuous(predictive, "quantile_calibration_error", "use expected_calibration_error for classes")
+    predictive = continuous_law(predictive, "quantile_calibration_error", "use expected_calibration_error for classes")
     if levels < 1:
         raise ValueError(f"levels must be at least 1, got {levels}")
     values = pit(predictive, y).double().flatten().sort().values
@@ -283,7 +283,7 @@ def _row(posterior: Posterior, x: Any, y: Any) -> dict[str, float]:
     return {name: score.item() for name, score in scores.items()} | {"seconds": seconds}
 
 
-def _continuous(predictive: Any, score: str, instead: str) -> Continuous:
+def continuous_law(predictive: Any, score: str, instead: str) -> Continuous:
     if not isinstance(predictive, Continuous):
         raise TypeError(_wrong_kind(predictive, score, "numbers (Normal, Bar, Mixture, ...)", instead))
     return predictive
@@ -325,7 +325,7 @@ def _numbers(predictive: Predictive, y: Any) -> Tensor:
     return value
 
 
-def _targets(predictive: Continuous, y: Any) -> Tensor:
+def targets_of(predictive: Continuous, y: Any) -> Tensor:
     mean = predictive.mean
     return _numbers(predictive, y).to(mean.device, mean.dtype)
 

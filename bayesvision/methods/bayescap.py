@@ -1,0 +1,454 @@
+"""`BayesCap`: uncertainty around a frozen network, whose answers stay what they are."""
+
+import copy
+import warnings
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayesvision.calibration import Conformal, constant_law, released_loss, scale_factor, stretched
+from bayesvision.core import Log, Posterior, check_count
+from bayesvision.distributions import Categorical, Mixture, Predictive
+from bayesvision.frozen import Frozen, stacked
+from bayesvision.heads import Family, SpreadHead, TemperedHead
+from bayesvision.networks import MLP, ConvNet, fitting_width
+from bayesvision.pairs import Pairs, batches_of
+from bayesvision.training import Train, generator, minimize, seeded
+
+__all__ = ["BayesCap", "BayesCapPosterior", "Cap"]
+
+WIDEST, UNKNOWN = {"maps": 64, "vectors": 128}, 32  # widths: at most, and around a callable whose size nobody knows
+SAMPLE = 200_000  # numbers that constants are fitted to
+BLOCK = 16  # examples that calibration looks at in one go
+QUANTILES, LEAST_DETAIL = (0.05, 0.5, 0.95), 1e-3  # of what tells strange maps
+LOOKS = 1000  # training examples that tell what is in distribution
+
+
+@dataclass(frozen=True)
+class BayesCap:
+    """Uncertainty around a frozen network (Bayesian Identity Cap, Upadhyay et al. 2022, arXiv 2207.06873).
+
+    A small network, the cap, reads the frozen output yhat and gives the law of y around it: by default a generalised
+    normal p(y) = beta / (2 alpha Gamma(1/beta)) exp(-(|y - yhat| / alpha)^beta) of every number (eq. 3). It minimises
+    the exact -log p(y); its mean is yhat itself, bit for bit. The paper's first term |mu - yhat|^2 is then zero.
+
+    Args:
+        net: a torch module, or any callable that returns a tensor or an array. Its outputs are maps [batch, channels,
+            height, width], vectors [*batch, channels] or numbers [*batch].
+        family: of the law: `generalized`, `gaussian`, `laplace` or `student`.
+        reads: what the cap reads: "output", and if wanted "input" and the names of submodules of `net`, each brought to
+            the outputs' size.
+        shared: one scale for all channels, in place of one for each.
+        residual: let the cap move the mean too, from yhat on.
+        classes: of a classifier whose logits `net` returns; the prediction is a `Categorical` then, in the order of the
+            logits (`bayesvision.heads.TemperedHead`).
+        members: caps of an ensemble, combined to a `Mixture`.
+        dropout: rate in the cap; above 0 a prediction is a mixture of `draws` passes.
+        draws: passes of a prediction with dropout.
+        width: of the cap; None for the greatest (up to 64, of vectors 128) with a quarter of the frozen parameters.
+        depth: residual blocks of the cap.
+        crop: side of the squares that maps are cut to in training.
+        loss: `exact`, or `legacy`, which is wrong (`bayesvision.calibration.released_loss`).
+        train: how to train; `train.batch` counts examples.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    net: Any = None
+    family: Family = "generalized"
+    reads: tuple[str, ...] | list[str] = ("output",)
+    shared: bool = False
+    residual: bool = False
+    classes: int | None = None
+    members: int = 1
+    dropout: float = 0.0
+    draws: int = 8
+    width: int | None = None
+    depth: int = 3
+    crop: int = 64
+    loss: Literal["exact", "legacy"] = "exact"
+    train: Train = field(default_factory=lambda: Train(steps=1000, batch=16, lr=3e-3))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads", tuple(self.reads))  # a file holds a list, and recipes are compared
+        for name in ("members", "draws", "depth", "crop"):
+            check_count(name, getattr(self, name), 2 if name == "crop" else 1)
+        for name in ("width", "classes"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), 2)
+        SpreadHead(self.family, 1, -1)  # refuses an unknown family
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+        if self.loss not in ("exact", "legacy"):
+            raise ValueError(f"loss must be exact or legacy, got {self.loss!r}")
+        if self.loss == "legacy" and (self.family != "generalized" or self.classes):
+            raise ValueError("loss='legacy' is one of the generalised normal; leave family and classes as they are")
+        if self.loss == "legacy":
+            warnings.warn(
+                "loss='legacy' is the released code's, kept to compare with: it drives beta to 0.684 whatever the "
+                "data, and the variance of normal errors to 3.34 times what it is",
+                stacklevel=3,
+            )
+
+    def fit(self, source: Any, calibrate: Any = None, log: Log | None = None) -> "BayesCapPosterior":
+        """Train a cap on what the network says about the inputs of `source`, which is asked once.
+
+        Args:
+            source: a loader of batches (x, y), or Data(x, y).
+            calibrate: the same of held-out examples, for `BayesCapPosterior.calibrate`.
+
+        Raises:
+            TypeError: `source` is neither.
+            ValueError: no batches, targets of another shape than the outputs, values that are not finite, constant
+                targets, or `reads` names what `net` does not have.
+        """
+        frozen = Frozen(self.net, self.reads)
+        pairs, kind = _ask(frozen, source, self.classes)
+        cap = Cap(replace(self, net=None), kind, frozen.parameters_count)
+        cap.learn(pairs, log)
+        posterior = BayesCapPosterior(frozen, cap)
+        return posterior if calibrate is None else posterior.calibrate(calibrate)
+
+    def wrap(self, cap: "Cap") -> "BayesCapPosterior":
+        """The posterior of a cap that was saved, around `net` again.
+
+        Raises:
+            ValueError: the cap reads something else than this recipe.
+        """
+        if cap.method.reads != self.reads:
+            raise ValueError(f"cap was trained to read {cap.method.reads}; say BayesCap(net, reads={cap.method.reads})")
+        return BayesCapPosterior(Frozen(self.net, self.reads), cap)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the outputs are: `maps` or `vectors`, channels of the output and of all that is read, single numbers."""
+
+    form: Literal["maps", "vectors"]
+    channels: int
+    inputs: int
+    scalar: bool
+
+    @property
+    def axis(self) -> int:
+        """Of the channels."""
+        return -3 if self.form == "maps" else -1
+
+
+def _ask(frozen: Frozen, source: Any, classes: int | None) -> tuple[Pairs, Kind]:
+    """Pairs of what the network says and what is right."""
+    pairs, kind = Pairs(), None
+    for x, y in batches_of(source):
+        with torch.no_grad():
+            parts = frozen(x)
+            scalar = parts[0].ndim == (x.ndim if hasattr(x, "ndim") else torch.as_tensor(x).ndim) - 1 and (
+                parts[0].ndim < 3 and not classes
+            )
+            reads = stacked(parts, scalar)
+        outputs = parts[0].unsqueeze(-1) if scalar else parts[0]
+        form = "maps" if outputs.ndim == 4 else "vectors"
+        axis = -3 if form == "maps" else -1
+        found = Kind(form, outputs.shape[axis], reads.shape[axis], scalar)
+        if kind is not None and found != kind:
+            raise ValueError(f"net must return outputs of one kind, got {kind} and then {found}")
+        kind = found
+        if classes:
+            pairs.add_labels(reads, y, classes)
+        else:
+            pairs.add(reads, outputs, _with_channel(y, outputs))
+    assert kind is not None
+    if classes and kind.channels != classes:
+        raise ValueError(f"net must return one logit for each of {classes} classes, got {kind.channels}")
+    return pairs, kind
+
+
+def _with_channel(y: Any, outputs: Tensor) -> Any:
+    y = y if isinstance(y, Tensor) else torch.as_tensor(y)
+    return y.unsqueeze(-1) if y.shape == outputs.shape[:-1] and outputs.shape[-1] == 1 else y
+
+
+def _without_channel(law: Any) -> Any:
+    """The same law of single numbers, whose channel of length 1 goes."""
+    return type(law)(*(getattr(law, name).squeeze(-1) for name in law.arg_constraints), validate_args=False)
+
+
+def _scores(law: Any, y: Tensor) -> Float[Tensor, " n"]:
+    """Errors over predicted standard deviations."""
+    return ((y - law.mean).abs() / law.stddev).flatten().cpu()
+
+
+class Cap(Posterior):
+    """The learned part: the law of y given what was read from the frozen network, outputs first.
+
+    It is data alone, so it can be saved; `BayesCap(net).wrap(cap)` puts it around the network again.
+
+    Attributes:
+        method: the recipe, without the network.
+        card: the number of parameters and what training cost.
+    """
+
+    centre: Tensor
+    spread: Tensor
+    typical: Tensor
+    whitener: Tensor
+    networks: Any  # a ModuleList of ConvNet or MLP
+
+    def __init__(self, method: BayesCap, kind: Kind, frozen: int | None) -> None:
+        super().__init__()
+        self.method, self.kind, self.card = method, kind, {"frozen parameters": frozen}
+        channels = 1 if method.shared else kind.channels
+        self.head: Any = TemperedHead() if method.classes else SpreadHead(method.family, channels, kind.axis)
+        outputs = self.head.outputs * (1 if method.classes else channels) + kind.channels * method.residual
+        net, scale = (ConvNet if kind.form == "maps" else MLP), WIDEST[kind.form]
+
+        def make(width: int) -> nn.Module:
+            return net(kind.inputs, outputs, width, method.depth, method.dropout)
+
+        known = UNKNOWN if frozen is None else fitting_width(make, frozen // (4 * method.members), scale)
+        width = known if method.width is None else method.width
+        with seeded(method.train.seed):
+            self.networks = nn.ModuleList(make(width) for _ in range(method.members))
+        signs = len(QUANTILES) * (1 + kind.inputs) if kind.form == "maps" else self.networks[0].outward.in_features
+        shape = (kind.inputs, *(1 for _ in range(-kind.axis - 1)))
+        for name, value in {"centre": torch.zeros(shape), "spread": torch.ones(shape)}.items():
+            self.register_buffer(name, value.float())
+        self.register_buffer("typical", torch.zeros(signs, dtype=torch.float32))
+        self.register_buffer("whitener", torch.eye(signs, dtype=torch.float32))
+        self.conformal = Conformal()
+        self.card["parameters"] = sum(p.numel() for p in self.networks.parameters())
+
+    def learn(self, pairs: Pairs, log: Log | None) -> None:
+        """Fit constants first, then each network from there."""
+        method, source = self.method, generator("cpu", self.method.train.seed, 1 << 40)
+        sample = pairs.draw(max(64, SAMPLE // max(1, pairs[0][1].numel())) if len(pairs) > 1 else 1, 1 << 20, source)
+        self._start(sample, pairs.floor)
+        costs = []
+        for k, network in enumerate(self.networks):
+            train = replace(method.train, seed=method.train.seed + k)
+            if train.folder is not None and method.members > 1:
+                train = replace(train, folder=f"{train.folder}/{k}")
+            device = train.pick_device()
+            self.to(device)
+
+            def batch(step: int, part: int, train: Train = train, device: Any = device) -> tuple[Tensor, Tensor]:
+                size = train.batch // train.accumulate
+                reads, y = pairs.draw(size, method.crop, generator("cpu", train.seed, step, part))
+                return reads.to(device), y.to(device)
+
+            recipe = {"method": asdict(method), "member": k}
+            costs.append(minimize(network, self._loss, batch, train, recipe, log))
+        self.card |= {"examples": len(pairs), "seconds": round(sum(c["seconds"] for c in costs), 1)}
+        self._look(pairs)
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def _start(self, sample: tuple[Tensor, Tensor], floor: float) -> None:
+        """The units of what is read, and the constant law that the networks start from."""
+        reads, y = sample
+        axis = self.kind.axis % reads.ndim
+        rest = [a for a in range(reads.ndim) if a != axis]
+        self.centre.copy_(reads.mean(rest).view_as(self.centre))
+        self.spread.copy_(reads.std(rest).clamp(min=1e-6).view_as(self.spread))
+        if self.method.classes:
+            return
+        if len(y) > 1 and (y == y.flatten()[0]).all():
+            raise ValueError(
+                f"y is constant ({y.flatten()[0].item():g} everywhere); there is no error to learn from, so check the "
+                "targets"
+            )
+        self.head.floor.fill_(floor)
+        residual = (y - reads.narrow(axis, 0, self.kind.channels)).movedim(axis, 0).reshape(self.kind.channels, -1)
+        groups = residual.reshape(1, -1) if self.method.shared else residual
+        least = max(floor, 1e-6 * float(y.std()), 1e-12)
+        laws = [constant_law(group, self.method.family, least) for group in groups]
+        self.head.log_scale.copy_(torch.tensor([log_scale for log_scale, _ in laws]).view_as(self.head.log_scale))
+        self.head.tail.copy_(torch.tensor([tail for _, tail in laws]).view_as(self.head.tail))
+
+    def _loss(self, network: nn.Module, batch: tuple[Tensor, Tensor]) -> Float[Tensor, ""]:
+        reads, y = batch
+        law = self._law(network(self._standard(reads)).float(), reads)
+        if self.method.loss == "legacy":
+            return released_loss(law, y)
+        return -law.log_prob(y).mean()
+
+    def _standard(self, reads: Tensor) -> Tensor:
+        return (reads - self.centre) / self.spread
+
+    def _law(self, raw: Tensor, reads: Tensor) -> Any:
+        axis, channels = self.kind.axis, self.kind.channels
+        loc = reads.narrow(axis, 0, channels)
+        if self.method.residual:
+            raw, move = raw.split([raw.shape[axis] - channels, channels], axis)
+            loc = loc + self.spread.narrow(axis, 0, channels) * move
+        return self.head(raw, loc)
+
+    def predict(self, x: Float[Tensor, "*rest"]) -> Predictive:
+        """Law of y given what was read, [*batch, channels] or [batch, channels, height, width], outputs first.
+
+        With several members or draws it is their equal mixture, whose variance is E[var] + Var[mean].
+
+        Raises:
+            ValueError: other channels than in training.
+        """
+        return self._predict(x)
+
+    def _predict(self, x: Tensor) -> Any:
+        axis = self.kind.axis
+        if x.ndim < -axis or x.shape[axis] != self.kind.inputs:
+            raise ValueError(f"x must have {self.kind.inputs} channels on axis {axis}, got the shape {tuple(x.shape)}")
+        kind = self.centre.dtype
+        raws = self._raws(self._standard(x.to(kind)))
+        wide = torch.promote_types(x.dtype, torch.float32)
+        laws = [self._law(raw.to(wide), x.to(wide)) for raw in raws]
+        if self.method.classes:
+            return laws[0] if len(laws) == 1 else Categorical.of_members(torch.stack([law.logits for law in laws]))
+        laws = [_without_channel(law) for law in laws] if self.kind.scalar else laws
+        if len(laws) == 1:
+            return laws[0]
+        names = list(laws[0].arg_constraints)
+        parts = [torch.stack([getattr(law, name) for law in laws], -1) for name in names]
+        return Mixture.of(type(laws[0])(*parts, validate_args=False))
+
+    def _raws(self, standard: Tensor) -> list[Tensor]:
+        if not self.method.dropout:
+            return [network(standard) for network in self.networks]
+        with seeded(self.method.train.seed):  # the same draws for the same inputs
+            return [n.read(n.hidden(standard, True), standard) for n in self.networks for _ in range(self.method.draws)]
+
+    def signature(self, x: Tensor) -> Float[Tensor, "*batch entries"]:
+        """What tells strange examples: of vectors the last hidden state.
+
+        Of maps the logarithms of three quantiles, over the places of each, of the predicted standard deviation and of
+        the diagonal detail (a - b - c + d) / 2 of all 2 x 2 blocks of each channel that was read: in photographs some
+        places are always smooth, and noise leaves none.
+        """
+        standard = self._standard(x.to(self.centre.dtype))
+        if self.kind.form == "vectors":
+            return self.networks[0].hidden(standard, False)
+        law = self._law(self.networks[0](standard).float(), x.float())
+        spread = law.stddev.mean(1, keepdim=True) / (self.spread.mean() * self.head.log_factor.exp())
+        a, b, c, d = (
+            standard[..., i::2, j::2][..., : x.shape[-2] // 2, : x.shape[-1] // 2] for i in (0, 1) for j in (0, 1)
+        )
+        detail = (a - b - c + d).abs() / 2
+        levels = torch.tensor(QUANTILES, dtype=standard.dtype, device=x.device)
+        found = [v.float().flatten(2).quantile(levels.float(), -1).movedim(0, -1).flatten(1) for v in (spread, detail)]
+        return (torch.cat(found, -1) + LEAST_DETAIL).log().to(standard.dtype)
+
+    @torch.no_grad()
+    def _look(self, pairs: Pairs) -> None:
+        """Mean and covariance of the signatures of training examples, for `ood_score`."""
+        places = torch.linspace(0, len(pairs) - 1, min(len(pairs), LOOKS), dtype=torch.float64).round().long().tolist()
+        device = self.centre.device
+        signs = torch.cat([self.signature(pairs[k][0].to(device).unsqueeze(0)) for k in places]).double()
+        centred = signs - signs.mean(0)
+        covariance = centred.T @ centred / max(1, len(signs) - 1)
+        share = min(1.0, signs.shape[-1] / len(signs))  # of the diagonal: few examples know few directions
+        covariance = share * covariance.diagonal().diag() + (1 - share) * covariance
+        values, vectors = torch.linalg.eigh(covariance)
+        least = (1e-2 * values.mean()).clamp(min=1e-12)  # directions that hardly vary are not trusted
+        self.typical.copy_(signs.mean(0))
+        self.whitener.copy_(vectors / (values + least).sqrt())
+
+    def unusual(self, x: Tensor) -> Float[Tensor, "*batch"]:
+        """Root mean square of the whitened signature: about 1 for examples like those of training."""
+        white = (self.signature(x) - self.typical) @ self.whitener
+        return white.square().mean(-1).sqrt()
+
+    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Weights and constants; the recipe, the card and the kind of outputs."""
+        recipe = asdict(self.method)
+        recipe.pop("net")
+        recipe["train"]["folder"] = None  # where a run kept its state is no part of what it computed
+        header = {"method": "BayesCap", "recipe": recipe, "card": self.card, "kind": asdict(self.kind)}
+        return dict(self.state_dict()), header
+
+    @classmethod
+    def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> "Cap":
+        """The cap that `export` described."""
+        recipe: dict[str, Any] = {**header["recipe"], "train": Train(**header["recipe"]["train"])}
+        card = header["card"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a legacy loss, which was said when it was trained
+            cap = cls(BayesCap(**recipe), Kind(**header["kind"]), card["frozen parameters"])
+        cap.conformal.resize(tensors["conformal.scores"])
+        cap.to(tensors["centre"].dtype).load_state_dict(tensors)
+        cap.card = card
+        return cap.requires_grad_(False).eval()
+
+
+class BayesCapPosterior(Posterior):
+    """A frozen network and the cap around it.
+
+    Attributes:
+        method: the recipe, without the network.
+        frozen: the network, as it is asked.
+        cap: the learned part, which can be saved.
+    """
+
+    def __init__(self, frozen: Frozen, cap: Cap) -> None:
+        super().__init__()
+        self.method, self.frozen, self.cap = cap.method, frozen, cap
+
+    def _read(self, x: Any) -> Tensor:
+        return stacked(self.frozen(x), self.cap.kind.scalar).to(self.cap.centre.device)
+
+    def predict(self, x: Any) -> Predictive:
+        """Law of the target around the network's answer, with the shape of that answer.
+
+        `mean` is the frozen network's answer, bit for bit, unless the recipe has a residual.
+
+        Raises:
+            ValueError: values that are not finite, or inputs for which the network's outputs have other channels.
+        """
+        return self.cap.predict(self._read(x))
+
+    def ood_score(self, x: Any) -> Float[Tensor, " batch"]:
+        """How unlike the training examples each input is: about 1 for those, more for stranger ones.
+
+        The Mahalanobis distance (Lee et al. 2018, arXiv 1807.03888, eq. 2), over the square root of its dimension, of
+        `Cap.signature` from its mean over training examples.
+        """
+        return self.cap.unusual(self._read(x))
+
+    @torch.no_grad()
+    def calibrate(self, source: Any) -> Self:
+        """A new posterior, calibrated on held-out examples; `self` is left as it was.
+
+        The scale of every law is multiplied by the one number that makes the held-out targets most likely (of a
+        classifier, the temperature). Then the errors over the predicted standard deviations are kept for `interval`.
+
+        Raises:
+            TypeError, ValueError: as in `BayesCap.fit`.
+        """
+        pairs, kind = _ask(self.frozen, source, self.method.classes)
+        if kind != self.cap.kind:
+            raise ValueError(f"calibrate must be like the training examples, {self.cap.kind}, got {kind}")
+        cap = copy.deepcopy(self.cap)
+        device, laws = cap.centre.device, []
+        for k in range(len(pairs)):
+            reads, y = (v.to(device).unsqueeze(0) for v in pairs[k])
+            laws.append((cap.predict(reads), y.squeeze(-1) if kind.scalar else y))
+        log_factor = scale_factor(laws)
+        cap.head.log_factor.add_(log_factor)
+        if not self.method.classes:
+            cap.conformal.keep([_scores(stretched(law, log_factor), y) for law, y in laws])
+        return type(self)(self.frozen, cap)
+
+    def interval(self, x: Any, mass: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Split-conformal interval mean -+ q stddev, hierarchical (Lee et al. 2023, arXiv 2306.06342, section 3).
+
+        If a new example and the n of `calibrate` are exchangeable, a number drawn at random from its target lies inside
+        with probability at least `mass`, whatever the law of the errors, on average over the examples; the numbers
+        within one example may depend on each other in any way.
+
+        Raises:
+            ValueError: not calibrated, a mass outside (0, 1), or too few examples for it: 1 / (n + 1) > 1 - mass.
+        """
+        law: Any = self.predict(x)
+        width = self.cap.conformal.quantile(mass) * law.stddev
+        return law.mean - width, law.mean + width

@@ -1,0 +1,100 @@
+"""Plain networks that read maps or vectors: `ConvNet` and `MLP`."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["MLP", "ConvNet", "fitting_width"]
+
+
+def _dropped(hidden: Tensor, rate: float, axes: int, active: bool) -> Tensor:
+    """Whole channels of each example dropped with the given rate."""
+    if not (active and rate):
+        return hidden
+    kept = torch.rand(*hidden.shape[: hidden.ndim - axes], *(1,) * axes, device=hidden.device) >= rate
+    return hidden * kept / (1 - rate)
+
+
+class ConvNet(nn.Module):
+    """Residual convolutions at half resolution; two numbers in, any number out, of every pixel.
+
+    Blocks of 2 x 2 pixels become channels and back (Shi et al. 2016, arXiv 1609.05158), which costs a quarter and keeps
+    apart what repeats every second pixel. Nothing is normalised by the batch. The last layer starts at zero.
+
+    Args:
+        inputs, outputs: channels.
+        width: channels inside.
+        depth: residual blocks.
+        dropout: rate at which channels are dropped.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.inward = nn.Conv2d(4 * inputs, width, 3, padding=1, padding_mode="replicate", dtype=torch.float32)
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, dtype=torch.float32) for _ in range(depth))
+        self.outward = nn.Conv2d(width, 4 * outputs, 1, dtype=torch.float32)
+        self.dropout = dropout
+        nn.init.zeros_(self.outward.weight)
+        nn.init.zeros_(self.outward.bias)  # pyright: ignore[reportArgumentType]
+
+    def hidden(self, x: Float[Tensor, "batch inputs height width"], drop: bool) -> Tensor:
+        """What the last layer sees, at half the resolution."""
+        height, width = x.shape[-2:]
+        x = nn.functional.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
+        h = self.inward(nn.functional.pixel_unshuffle(x, 2))
+        for block in self.blocks:
+            h = h + block(_dropped(torch.relu(h), self.dropout, 2, drop))
+        return torch.relu(h)
+
+    def read(self, hidden: Tensor, like: Tensor) -> Tensor:
+        """Outputs, cut to the size of `like`."""
+        whole = nn.functional.pixel_shuffle(self.outward(hidden), 2)
+        return whole[..., : like.shape[-2], : like.shape[-1]]
+
+    def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs height width"]:
+        return self.read(self.hidden(x, self.training), x)
+
+
+class MLP(nn.Module):
+    """Residual layers on vectors; the last one starts at zero.
+
+    Args:
+        inputs, outputs: numbers in and out.
+        width: of the layers.
+        depth: residual blocks.
+        dropout: rate at which units are dropped.
+    """
+
+    def __init__(self, inputs: int, outputs: int, width: int, depth: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.inward = nn.Linear(inputs, width, dtype=torch.float32)
+        self.blocks = nn.ModuleList(nn.Linear(width, width, dtype=torch.float32) for _ in range(depth))
+        self.outward = nn.Linear(width, outputs, dtype=torch.float32)
+        self.dropout = dropout
+        nn.init.zeros_(self.outward.weight)
+        nn.init.zeros_(self.outward.bias)
+
+    def hidden(self, x: Float[Tensor, "*batch inputs"], drop: bool) -> Tensor:
+        """What the last layer sees."""
+        h = self.inward(x)
+        for block in self.blocks:
+            h = h + block(_dropped(nn.functional.silu(h), self.dropout, 0, drop))
+        return nn.functional.silu(h)
+
+    def read(self, hidden: Tensor, like: Tensor) -> Tensor:
+        """Outputs."""
+        return self.outward(hidden)
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
+        return self.read(self.hidden(x, self.training), x)
+
+
+def fitting_width(make: Callable[[int], nn.Module], most: int, widest: int, step: int = 4) -> int:
+    """The greatest width, a multiple of `step` up to `widest`, with at most `most` parameters; or `step`."""
+    for width in range(widest, step, -step):
+        with torch.device("meta"):
+            if sum(p.numel() for p in make(width).parameters()) <= most:
+                return width
+    return step

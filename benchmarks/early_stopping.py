@@ -124,6 +124,7 @@ def summary(lines: list[dict]) -> list[dict]:
 def picture(traces: dict[str, dict[str, list[float]]], path: Path) -> None:
     """Regret over epochs spent, one panel a task."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     from bayesvision.plots import PALETTE
 
@@ -144,7 +145,8 @@ def picture(traces: dict[str, dict[str, list[float]]], path: Path) -> None:
         ax.set_yscale("log")
         ax.set_title(name.replace("_", " "), fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=7)
+        ax.tick_params(labelsize=7, which="both")
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.grid(color="#E8E8E8")
     figure.supxlabel("full-length runs' worth of epochs spent", fontsize=9)
     figure.supylabel("regret of the best value so far", fontsize=9)

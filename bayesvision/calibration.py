@@ -75,7 +75,8 @@ def scale_factor(laws: Sequence[tuple[Any, Tensor]]) -> float:
         total = sum(float(stretched(law, log_factor).log_prob(y).double().sum()) for law, y in laws)
         return -total / sum(y.numel() for _, y in laws)
 
-    return float(scipy.optimize.minimize_scalar(cost, bounds=(-WIDEST, WIDEST), method="bounded").x)
+    found: Any = scipy.optimize.minimize_scalar(cost, bounds=(-WIDEST, WIDEST), method="bounded")
+    return float(found.x)
 
 
 def stretched(law: Any, log_factor: float) -> Any:

@@ -114,19 +114,19 @@ def _wide(value: Tensor) -> Tensor:
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
-def stacked(parts: list[Tensor], scalar: bool) -> Tensor:
-    """What was read as one tensor, outputs first: channels of the outputs' maps, or entries of their vectors.
+def stacked(parts: list[Tensor], maps: bool, scalar: bool) -> Tensor:
+    """What was read as one tensor, outputs first: as channels of maps, or entries of vectors.
 
-    Maps of another size are brought to the outputs' by bilinear interpolation, and for vectors what else was read is
-    flattened. With `scalar` the outputs are single numbers, and get a channel.
+    With `maps`, others of another size are brought to the outputs' by bilinear interpolation, and without it what else
+    was read is flattened. With `scalar` the outputs are single numbers, and get a channel.
     """
     output = parts[0].unsqueeze(-1) if scalar else parts[0]
     if len(parts) == 1:
         return output
-    if output.ndim == 4:
+    if maps:
         size = output.shape[-2:]
-        maps = [p if p.ndim == 4 else p.reshape(len(p), -1, 1, 1).expand(-1, -1, *size) for p in parts[1:]]
-        maps = [m if m.shape[-2:] == size else nn.functional.interpolate(m, size, mode="bilinear") for m in maps]
-        return torch.cat([output, *(m.to(output) for m in maps)], 1)
+        others = [p if p.ndim == 4 else p.reshape(len(p), -1, 1, 1).expand(-1, -1, *size) for p in parts[1:]]
+        others = [m if m.shape[-2:] == size else nn.functional.interpolate(m, size, mode="bilinear") for m in others]
+        return torch.cat([output, *(m.to(output) for m in others)], 1)
     batch = output.shape[:-1]
     return torch.cat([output, *(p.reshape(*batch, -1).to(output) for p in parts[1:])], -1)

@@ -98,7 +98,7 @@ class SpreadHead(nn.Module):
 
     With raw output a for the scale, s = scale0 exp(REACH tanh(a / REACH)), and with raw output b for the tail
 
-    - generalized: `GeneralizedNormal` with alpha = s, beta = 0.3 + softplus(b), at most 2: no lighter tails than a normal
+    - generalized: `GeneralizedNormal` with alpha = s, beta = 0.3 + softplus(b), at most 2, a normal's
     - laplace: `GeneralizedNormal` with alpha = s, beta = 1
     - gaussian: `Normal` with standard deviation s
     - student: `StudentT` with scale s, 2.1 + softplus(b) degrees of freedom, at most 100
@@ -138,7 +138,8 @@ class SpreadHead(nn.Module):
     def forward(self, raw: Float[Tensor, "*rest"], loc: Float[Tensor, "*batch"]) -> Continuous:
         """The law around `loc`; `raw` holds the scales and then the tails along the axis of the channels."""
         parts = raw.chunk(self.outputs, self.axis)
-        log_scale = self.log_scale + self.REACH * torch.tanh(parts[0] / self.REACH) + self.log_factor
+        start, tail = (self.log_scale + self.log_factor).to(raw), self.tail.to(raw)
+        log_scale = start + self.REACH * torch.tanh(parts[0] / self.REACH)
         if self.family == "gaussian":
             return Normal(loc, self._floored(log_scale, torch.zeros_like(log_scale)), validate_args=False)
         if self.family == "laplace":
@@ -146,7 +147,7 @@ class SpreadHead(nn.Module):
             spread = torch.full_like(log_scale, 0.5).log().neg() / 2  # of a standard deviation sqrt 2 alpha
             return GeneralizedNormal(loc, self._floored(log_scale, spread), beta, validate_args=False)
         least, most = self.LEAST[self.family], self.MOST[self.family]
-        shift = (self.tail - least).expm1().log()  # softplus(shift) = tail - least
+        shift = (tail - least).expm1().log()  # softplus(shift) = tail - least
         tail = least + nn.functional.softplus(shift + parts[1]).clamp(max=most)
         if self.family == "student":
             scale = self._floored(log_scale, (tail / (tail - 2)).log() / 2)
@@ -156,7 +157,7 @@ class SpreadHead(nn.Module):
 
     def _floored(self, log_scale: Tensor, spread: Tensor) -> Tensor:
         """The scale, so that the standard deviation scale exp(spread) is at least the floor."""
-        return torch.maximum(log_scale, self.floor.log() - spread).exp()
+        return torch.maximum(log_scale, self.floor.log().to(log_scale) - spread).exp()
 
 
 class TemperedHead(nn.Module):
@@ -177,6 +178,6 @@ class TemperedHead(nn.Module):
         self.register_buffer("log_factor", torch.zeros((), dtype=torch.float32))
 
     def forward(self, raw: Float[Tensor, "*batch 1"], logits: Float[Tensor, "*batch classes"]) -> Categorical:
-        variance = (self.log_variance + self.REACH * torch.tanh(raw / self.REACH)).exp()
-        cooled = (1 + torch.pi / 8 * variance).rsqrt() * torch.exp(-self.log_factor)
+        variance = (self.log_variance.to(raw) + self.REACH * torch.tanh(raw / self.REACH)).exp()
+        cooled = (1 + torch.pi / 8 * variance).rsqrt() * torch.exp(-self.log_factor).to(raw)
         return Categorical(logits=logits * cooled, validate_args=False)

@@ -445,12 +445,12 @@ def main() -> None:
     few = Images(trained.x[:10], trained.y[:10], trained.answers[:10])  # passes are dear
     rows.append(timed("test-time augmentation, 16 passes", augmented(net), few))
     rows.append(timed("dropout at inference, 16 passes", dropped(net), few))
-    ours, posteriors = caps(net, trained, extra, calibrated, extra_held, a.steps)
-    rows += ours
     versions: dict[str, Any] = {}
     if a.peers:
         more, versions = peers(a.peers, net, trained, calibrated, test, noisy)
         rows += more
+    ours, posteriors = caps(net, trained, extra, calibrated, extra_held, a.steps)
+    rows += ours
     lines = []
     for row in rows:
         if row.name.startswith("laplace"):  # it has the test images alone

@@ -70,9 +70,9 @@ def mapie(folder: Path) -> tuple[torch.Tensor, float]:
     start = time.perf_counter()
     for channel in range(3):
         model = SplitConformalRegressor(Answers(), confidence_level=0.9, prefit=True)
-        answers = (calibrate["answers"][:, channel : channel + 1].numpy(), calibrate["targets"][:, channel].numpy())
-        model.conformalize(*answers)
-        _, interval = model.predict_interval(test["answers"][:, channel : channel + 1].numpy())
+        answers, targets = (calibrate[name].double().numpy()[:, channel] for name in ("answers", "targets"))
+        model.conformalize(answers[:, None], targets)
+        _, interval = model.predict_interval(test["answers"].double().numpy()[:, channel : channel + 1])
         widths.append(torch.from_numpy(interval[:, 1, 0] - interval[:, 0, 0]) / 2)
     return torch.stack(widths, -1), time.perf_counter() - start
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from bayesvision import GP, LCPFN, MCMC, PFN, Data, Scale, Train
+from bayesvision import GP, LCPFN, MCMC, PFN, BayesCap, Data, Scale, Train
+from bayesvision.training import generator
 from priors import BayesianLinear, LearningCurves, RandomNetwork
 
 FEATURES, ROWS, QUERIES = 2, 12, 7
@@ -73,6 +74,53 @@ class CurveInstance(Instance):
         return x * self.horizon / 100, y if self.scale is None else self.scale.transform.inv(y)
 
 
+@dataclass(frozen=True)
+class CapInstance(Instance):
+    """The learned part of a `BayesCap`, whose inputs are what the network said."""
+
+    features: int = 1
+
+    @property
+    def far(self) -> torch.Tensor:
+        return torch.tensor([[1e6], [1e12], [1e15]])
+
+    def fit(self, x: Any, y: Any) -> Any:
+        return super().fit(x, y).cap
+
+    def rows(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = super().rows(count, seed)
+        return x[:, :1], y
+
+
+@dataclass(frozen=True)
+class LabelInstance(Instance):
+    """A method for classes that learns from data alone."""
+
+    def rows(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        task = RandomNetwork(FEATURES, classes=self.classes).sample(1, count, generator=generator("cpu", seed))
+        return task.x[0].double(), task.y[0]
+
+
+class Frozen(torch.nn.Module):
+    """A small network whose weights are always the same."""
+
+    def __init__(self, outputs: int | None) -> None:
+        super().__init__()
+        source = generator("cpu", 0)
+        self.inward = torch.nn.Parameter(torch.randn(FEATURES, 6, generator=source, dtype=torch.float32))
+        self.outward = torch.nn.Parameter(torch.randn(6, outputs or 1, generator=source, dtype=torch.float32))
+        self.outputs = outputs
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = (torch.tanh(x @ self.inward) + 0.1 * x @ self.inward) @ self.outward
+        return y if self.outputs else y.squeeze(-1)
+
+
+def first_column(x: torch.Tensor) -> torch.Tensor:
+    """The simplest network."""
+    return x[..., 0]
+
+
 @lru_cache
 def base(instance: Instance) -> Any:
     """What was learned from the prior, once a run."""
@@ -93,6 +141,7 @@ MCMC_LINE = MCMC(LINE.program(), warmup=30, draws=40, chains=1)
 CURVES = LCPFN(
     rows=(50, 100), width=16, layers=2, heads=2, components=4, train=Train(steps=30, batch=2, lr=1e-2, device="cpu")
 )
+CAP = {"reads": ("output", "input"), "width": 8, "depth": 1, "train": TRAIN}
 INSTANCES = (
     Instance("pfn", network(), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance("pfn-standardize", network(standardize=True), frozenset({CONDITIONABLE, STORABLE}), LINE),
@@ -110,6 +159,12 @@ INSTANCES = (
     ),
     Instance("gp", GP(restarts=0, steps=20), frozenset({CONDITIONABLE, STORABLE, JOINT})),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),
+    Instance("bayescap", BayesCap(Frozen(None), **CAP), frozenset()),
+    Instance("bayescap-gaussian", BayesCap(Frozen(None), "gaussian", **CAP), frozenset()),
+    Instance("bayescap-student", BayesCap(Frozen(None), "student", residual=True, **CAP), frozenset()),
+    Instance("bayescap-members", BayesCap(Frozen(None), "laplace", members=2, **CAP), frozenset()),
+    LabelInstance("bayescap-classes", BayesCap(Frozen(3), classes=3, **CAP), frozenset(), classes=3),
+    CapInstance("cap", BayesCap(first_column, width=8, train=TRAIN), frozenset({STORABLE})),
 )
 
 

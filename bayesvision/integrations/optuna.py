@@ -29,10 +29,10 @@ class LCPFNPruner(BasePruner):
     """Prunes a trial when P(y_t > best) <= delta at every later epoch t, as `StoppingRule` does.
 
     The decision is a function of the values in the study's storage alone, so it is the same in every process and after
-    a restart: `best` is the best value that any trial reported, failed ones aside. The direction is the study's, whatever the scale says.
-    Steps count from 0 if any trial has a step 0, and from 1 otherwise. A trial whose latest value is NaN or infinite is
-    pruned; such values are left out otherwise, as are those of other trials outside the scale. What fails inside is
-    told once, as a warning, and prunes nothing.
+    a restart: `best` is the best value that any trial reported, failed ones aside. The direction is the study's,
+    whatever the scale says. Steps count from 0 if any trial has a step 0, and from 1 otherwise. A trial whose latest
+    value is NaN or infinite is pruned; such values are left out otherwise, as are those of other trials outside the
+    scale. What fails inside is told once, as a warning, and prunes nothing.
 
     Args:
         horizon: epochs of a trial that is not pruned; if left out, those of the longest complete trial, and nothing is
@@ -40,8 +40,8 @@ class LCPFNPruner(BasePruner):
         scale: units of the metric; None for one in [0, 1]. A loss needs one.
         on_stop: what `stop` does in the objective: "prune" raises `TrialPruned`, and "return_prediction" returns the
             predicted final value.
-        **options: of `StoppingRule`: posterior, delta, learn, least, at, audit, seed. `learn` is 0 here: samplers suggest
-            trials that are unlike those before, and the level is learned for runs that are like them.
+        **options: of `StoppingRule`: posterior, delta, learn, least, at, audit, seed. `learn` is 0 here: samplers
+            suggest trials that are unlike those before, and the level is learned for runs that are like them.
 
     Raises:
         ValueError: an argument is out of range.

@@ -5,6 +5,7 @@ import warnings
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -145,12 +146,11 @@ def _ask(frozen: Frozen, source: Any, classes: int | None) -> tuple[Pairs, Kind]
     for x, y in batches_of(source):
         with torch.no_grad():
             parts = frozen(x)
-            scalar = parts[0].ndim == (x.ndim if hasattr(x, "ndim") else torch.as_tensor(x).ndim) - 1 and (
-                parts[0].ndim < 3 and not classes
-            )
-            reads = stacked(parts, scalar)
+        axes = x.ndim if hasattr(x, "ndim") else torch.as_tensor(x).ndim
+        scalar = parts[0].ndim == axes - 1 and parts[0].ndim < 3 and not classes
         outputs = parts[0].unsqueeze(-1) if scalar else parts[0]
-        form = "maps" if outputs.ndim == 4 else "vectors"
+        form = "maps" if outputs.ndim == 4 and not classes else "vectors"
+        reads = stacked(parts, form == "maps", scalar)
         axis = -3 if form == "maps" else -1
         found = Kind(form, outputs.shape[axis], reads.shape[axis], scalar)
         if kind is not None and found != kind:
@@ -283,7 +283,7 @@ class Cap(Posterior):
         loc = reads.narrow(axis, 0, channels)
         if self.method.residual:
             raw, move = raw.split([raw.shape[axis] - channels, channels], axis)
-            loc = loc + self.spread.narrow(axis, 0, channels) * move
+            loc = loc + self.spread[:channels].to(move) * move
         return self.head(raw, loc)
 
     def predict(self, x: Float[Tensor, "*rest"]) -> Predictive:
@@ -395,7 +395,12 @@ class BayesCapPosterior(Posterior):
         self.method, self.frozen, self.cap = cap.method, frozen, cap
 
     def _read(self, x: Any) -> Tensor:
-        return stacked(self.frozen(x), self.cap.kind.scalar).to(self.cap.centre.device)
+        """What the cap reads, in the type of `x` where that is a floating-point one."""
+        kind = self.cap.kind
+        reads = stacked(self.frozen(x), kind.form == "maps", kind.scalar)
+        given = (x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))).dtype
+        wide = torch.promote_types(given, torch.float32) if given.is_floating_point else reads.dtype
+        return reads.to(self.cap.centre.device, wide)
 
     def predict(self, x: Any) -> Predictive:
         """Law of the target around the network's answer, with the shape of that answer.

@@ -13,6 +13,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps demosaicnet==0.0.14  # for its weights alone; it would pull torchvision
 	@touch $@
 
 test: setup  ## the tests, under 15 minutes on two cores

@@ -2,6 +2,7 @@
 
 import click
 
+from bayesvision.cli.cap import cap
 from bayesvision.cli.curves import curves
 from bayesvision.cli.inspect import info, validate
 from bayesvision.cli.predict import predict
@@ -18,5 +19,5 @@ def main() -> None:
     """Bayesian prediction: calibrated answers from tables, priors and checkpoints."""
 
 
-for command in (predict, curves, watch, replay, pretrain, validate, info):
+for command in (predict, cap, curves, watch, replay, pretrain, validate, info):
     main.add_command(command)

@@ -26,6 +26,7 @@ __all__ = [
     "Posterior",
     "Prior",
     "Storable",
+    "as_tensor",
     "check_classes",
     "check_count",
     "check_inputs",
@@ -200,7 +201,7 @@ def columns_of(x: Any) -> tuple[str, ...] | None:
     return tuple(map(str, x.columns)) if pandas is not None and isinstance(x, pandas.DataFrame) else None
 
 
-def _to_tensor(name: str, value: Any) -> Tensor:
+def as_tensor(name: str, value: Any) -> Tensor:
     """A dense real tensor that shares no memory with `value`, so that later changes there reach no posterior."""
     tensor = value.clone() if isinstance(value, Tensor) else _of_array(name, value)
     if tensor.is_complex() or tensor.layout != torch.strided:
@@ -255,7 +256,7 @@ def check_inputs(
                 f"{name} must have the columns {list(columns)} as seen before; it lacks {missing} and has {unknown}"
             )
         x = x.iloc[:, [given.index(c) for c in columns]]
-    value = _to_tensor(name, x)
+    value = as_tensor(name, x)
     value = value if value.is_floating_point() else value.double()
     value = value.unsqueeze(-1) if value.ndim == 1 else value
     if value.ndim < 2:
@@ -269,7 +270,7 @@ def check_inputs(
 
 
 def _check_rows(y: Any, x: Tensor, name: str) -> Tensor:
-    value = _to_tensor(name, y).to(x.device)
+    value = as_tensor(name, y).to(x.device)
     value = value.squeeze(-1) if value.ndim == x.ndim and value.shape[-1] == 1 else value
     if value.shape != x.shape[:-1]:
         raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesvision.core import share
+from bayesvision.core import as_tensor, share
 
 __all__ = ["Frozen", "stacked"]
 
@@ -65,7 +65,7 @@ class Frozen(nn.Module):
         """
         if self.module is None:
             output = _one_tensor(self.call(x))
-            given = x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x)) if INPUT in self.reads else None
+            given = as_tensor("x", x) if INPUT in self.reads else None
             return [_wide(output), *(_wide(given.to(output.device)) for name in self.reads[1:] if given is not None)]
         x = self._placed(x)
         with self._hooked() as found:
@@ -74,7 +74,7 @@ class Frozen(nn.Module):
 
     def _placed(self, x: Any) -> Tensor:
         """Inputs where the module is, and of its type."""
-        x = x if isinstance(x, Tensor) else torch.as_tensor(np.array(x))
+        x = x if isinstance(x, Tensor) else as_tensor("x", x)
         weights = next((p for p in [*self.parameters(), *self.buffers()] if p.is_floating_point()), None)
         if x.is_floating_point() and not torch.isfinite(x).all():
             raise ValueError(

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 __all__ = ["MLP", "ConvNet", "fitting_width"]
 
 
+SMOOTH = 0.01  # local standard deviation, of a channel with standard deviation 1, that counts as none
+
+
 def _dropped(hidden: Tensor, rate: float, axes: int, active: bool) -> Tensor:
     """Whole channels of each example dropped with the given rate."""
     if not (active and rate):
@@ -17,11 +20,21 @@ def _dropped(hidden: Tensor, rate: float, axes: int, active: bool) -> Tensor:
     return hidden * kept / (1 - rate)
 
 
+def _roughness(blocks: Float[Tensor, "batch four_inputs height width"]) -> Float[Tensor, "batch inputs height width"]:
+    """Logarithm of the local standard deviation of each channel, over 3 x 3 blocks and within each place of a block."""
+    padded = nn.functional.pad(blocks, (1, 1, 1, 1), mode="replicate")
+    mean, square = (nn.functional.avg_pool2d(v, 3, 1) for v in (padded, padded.square()))
+    variance = (square - mean.square()).clamp(min=0).unflatten(1, (-1, 4)).mean(2)
+    return (variance + SMOOTH**2).log() / 4 + 1
+
+
 class ConvNet(nn.Module):
     """Residual convolutions at half resolution; two numbers in, any number out, of every pixel.
 
     Blocks of 2 x 2 pixels become channels and back (Shi et al. 2016, arXiv 1609.05158), which costs a quarter and keeps
-    apart what repeats every second pixel. Nothing is normalised by the batch. The last layer starts at zero.
+    apart what repeats every second pixel. Beside the values the first layer sees the logarithm of their local standard
+    deviation, from 3 x 3 blocks: how rough a place is, over all orders of magnitude, and so how noisy. Nothing is
+    normalised by the batch. The last layer starts at zero.
 
     Args:
         inputs, outputs: channels.
@@ -32,7 +45,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, width: int, depth: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.inward = nn.Conv2d(4 * inputs, width, 3, padding=1, padding_mode="replicate", dtype=torch.float32)
+        self.inward = nn.Conv2d(5 * inputs, width, 3, padding=1, padding_mode="replicate", dtype=torch.float32)
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, dtype=torch.float32) for _ in range(depth))
         self.outward = nn.Conv2d(width, 4 * outputs, 1, dtype=torch.float32)
         self.dropout = dropout
@@ -43,7 +56,8 @@ class ConvNet(nn.Module):
         """What the last layer sees, at half the resolution."""
         height, width = x.shape[-2:]
         x = nn.functional.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
-        h = self.inward(nn.functional.pixel_unshuffle(x, 2))
+        blocks = nn.functional.pixel_unshuffle(x, 2)
+        h = self.inward(torch.cat([blocks, _roughness(blocks)], 1))
         for block in self.blocks:
             h = h + block(_dropped(torch.relu(h), self.dropout, 2, drop))
         return torch.relu(h)

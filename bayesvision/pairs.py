@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from bayesvision.core import Data, check_classes, check_inputs
+from bayesvision.core import Data, as_tensor, check_classes, check_inputs
 
 __all__ = ["Pairs", "batches_of"]
 
@@ -47,10 +47,12 @@ def _blocks(source: Data) -> Iterable[tuple[Any, Any]]:
     x, y = source
     if y is None:
         raise ValueError("y must hold the targets of the rows of x, got None: Data(x, y)")
-    x = x if getattr(x, "ndim", 0) > 2 else check_inputs(x)
-    x, y = (v if isinstance(v, Tensor) else torch.as_tensor(np.array(v)) for v in (x, y))
-    if not len(x) or len(x) != len(y):
-        raise ValueError(f"x and y must have the same number of rows, at least one, got {len(x)} and {len(y)}")
+    x, y = (as_tensor("x", x) if getattr(x, "ndim", 0) > 2 else check_inputs(x)), as_tensor("y", y)
+    if not y.ndim or not len(x) or len(x) != len(y):
+        raise ValueError(
+            "y must have one value for each row of x, and at least one, "
+            f"got the shapes {tuple(y.shape)} and {tuple(x.shape)}"
+        )
     for k in range(0, len(x), BLOCK):
         yield x[k : k + BLOCK], y[k : k + BLOCK]
 
@@ -89,7 +91,7 @@ class Pairs:
         Raises:
             ValueError: the shapes of outputs and targets differ, or some of them are not finite.
         """
-        y = y if isinstance(y, Tensor) else torch.as_tensor(np.array(y))
+        y = as_tensor("y", y)
         if y.shape != outputs.shape and y.shape == (*outputs.shape, 1):
             y = y.squeeze(-1)
         if y.shape != outputs.shape:

@@ -361,7 +361,7 @@ def test_bad_targets(maps):
         BayesCap(lambda x: net(x).detach() / 0, crop=8).fit(Data(x, y))
     with rejected("y must hold the targets"):
         recipe.fit(Data(x))
-    with rejected("same number of rows"):
+    with rejected("one value for each row of x"):
         recipe.fit(Data(x, y[:5]))
 
 

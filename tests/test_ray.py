@@ -45,7 +45,7 @@ def spent(results):
 def test_scheduler_in_tune(session):
     results = tuner(session, LCPFNScheduler(EPOCHS, audit=0.0)).fit()
     first, second, _, fourth = spent(results)
-    assert first == EPOCHS and second < EPOCHS / 2 and fourth < EPOCHS / 2
+    assert first == second == EPOCHS and fourth < EPOCHS / 2  # the first two are learned from
     assert results.get_best_result().config["level"] == 0.95 and not results.errors
 
 

@@ -11,7 +11,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayesvision.calibration import Conformal, constant_law, released_loss, scale_factor, stretched
-from bayesvision.core import Log, Posterior, check_count
+from bayesvision.core import (
+    Data,
+    Log,
+    Posterior,
+    as_tensor,
+    check_count,
+    check_inputs,
+    check_targets,
+    columns_of,
+)
 from bayesvision.distributions import Categorical, Mixture, Predictive
 from bayesvision.frozen import Frozen, stacked
 from bayesvision.heads import Family, SpreadHead, TemperedHead
@@ -127,12 +136,22 @@ class BayesCap:
 
 @dataclass(frozen=True)
 class Kind:
-    """What the outputs are: `maps` or `vectors`, channels of the output and of all that is read, single numbers."""
+    """What the outputs are, and the inputs of the network.
+
+    Attributes:
+        form: maps or vectors.
+        channels: of the output.
+        inputs: channels of all that is read.
+        scalar: whether the output is a single number, which has no channel.
+        features, columns: of inputs that are tables, with the names of a frame's columns; None for others.
+    """
 
     form: Literal["maps", "vectors"]
     channels: int
     inputs: int
     scalar: bool
+    features: int | None = None
+    columns: tuple[str, ...] | None = None
 
     @property
     def axis(self) -> int:
@@ -140,25 +159,31 @@ class Kind:
         return -3 if self.form == "maps" else -1
 
 
-def _ask(frozen: Frozen, source: Any, classes: int | None) -> tuple[Pairs, Kind]:
-    """Pairs of what the network says and what is right."""
-    pairs, kind = Pairs(), None
+def _ask(frozen: Frozen, source: Any, classes: int | None, known: Kind | None = None) -> tuple[Pairs, Kind]:
+    """Pairs of what the network says and what is right, of the kind that is `known` or that the first batch has."""
+    pairs, kind = Pairs(), known
+    columns = columns_of(source.x) if isinstance(source, Data) else None
+    if known is not None and columns is not None:
+        source = Data(check_inputs(source.x, known.features, known.columns), source.y)
     for x, y in batches_of(source):
+        table = not getattr(x, "ndim", 0) > 2
+        x = check_inputs(x) if table else x
         with torch.no_grad():
             parts = frozen(x)
-        axes = x.ndim if hasattr(x, "ndim") else torch.as_tensor(x).ndim
-        scalar = parts[0].ndim == axes - 1 and parts[0].ndim < 3 and not classes
+        scalar = not classes and parts[0].ndim == (x.ndim - 1 if table else 1)
         outputs = parts[0].unsqueeze(-1) if scalar else parts[0]
         form = "maps" if outputs.ndim == 4 and not classes else "vectors"
         reads = stacked(parts, form == "maps", scalar)
         axis = -3 if form == "maps" else -1
-        found = Kind(form, outputs.shape[axis], reads.shape[axis], scalar)
+        names = known.columns if known is not None else columns
+        found = Kind(form, outputs.shape[axis], reads.shape[axis], scalar, x.shape[-1] if table else None, names)
         if kind is not None and found != kind:
-            raise ValueError(f"net must return outputs of one kind, got {kind} and then {found}")
+            raise ValueError(f"x and net must give outputs of one kind, got {kind} and then {found}")
         kind = found
         if classes:
             pairs.add_labels(reads, y, classes)
         else:
+            y = check_targets(y, x, constant=True) if table and scalar else y
             pairs.add(reads, outputs, _with_channel(y, outputs))
     assert kind is not None
     if classes and kind.channels != classes:
@@ -167,7 +192,7 @@ def _ask(frozen: Frozen, source: Any, classes: int | None) -> tuple[Pairs, Kind]
 
 
 def _with_channel(y: Any, outputs: Tensor) -> Any:
-    y = y if isinstance(y, Tensor) else torch.as_tensor(y)
+    y = as_tensor("y", y)
     return y.unsqueeze(-1) if y.shape == outputs.shape[:-1] and outputs.shape[-1] == 1 else y
 
 
@@ -225,7 +250,7 @@ class Cap(Posterior):
         """Fit constants first, then each network from there."""
         method, source = self.method, generator("cpu", self.method.train.seed, 1 << 40)
         sample = pairs.draw(max(64, SAMPLE // max(1, pairs[0][1].numel())) if len(pairs) > 1 else 1, 1 << 20, source)
-        self._start(sample, pairs.floor)
+        self._start(sample, pairs)
         costs = []
         for k, network in enumerate(self.networks):
             train = replace(method.train, seed=method.train.seed + k)
@@ -246,7 +271,7 @@ class Cap(Posterior):
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
-    def _start(self, sample: tuple[Tensor, Tensor], floor: float) -> None:
+    def _start(self, sample: tuple[Tensor, Tensor], pairs: Pairs) -> None:
         """The units of what is read, and the constant law that the networks start from."""
         reads, y = sample
         axis = self.kind.axis % reads.ndim
@@ -256,14 +281,15 @@ class Cap(Posterior):
         if self.method.classes:
             return
         if len(y) > 1 and (y == y.flatten()[0]).all():
+            where = f"all {len(pairs)} rows" if self.kind.features else "every place of all examples"
             raise ValueError(
-                f"y is constant ({y.flatten()[0].item():g} everywhere); there is no error to learn from, so check the "
-                "targets"
+                f"y is constant ({y.flatten()[0].item():g} in {where}); there is no error to learn from, so check that "
+                "this is the target"
             )
-        self.head.floor.fill_(floor)
+        self.head.floor.fill_(pairs.floor)
         residual = (y - reads.narrow(axis, 0, self.kind.channels)).movedim(axis, 0).reshape(self.kind.channels, -1)
         groups = residual.reshape(1, -1) if self.method.shared else residual
-        least = max(floor, 1e-6 * float(y.std()), 1e-12)
+        least = max(pairs.floor, 1e-6 * float(y.std()), 1e-12)
         laws = [constant_law(group, self.method.family, least) for group in groups]
         self.head.log_scale.copy_(torch.tensor([log_scale for log_scale, _ in laws]).view_as(self.head.log_scale))
         self.head.tail.copy_(torch.tensor([tail for _, tail in laws]).view_as(self.head.tail))
@@ -374,7 +400,9 @@ class Cap(Posterior):
         card = header["card"]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a legacy loss, which was said when it was trained
-            cap = cls(BayesCap(**recipe), Kind(**header["kind"]), card["frozen parameters"])
+            columns = header["kind"]["columns"]
+            kind = Kind(**{**header["kind"], "columns": None if columns is None else tuple(columns)})
+            cap = cls(BayesCap(**recipe), kind, card["frozen parameters"])
         cap.conformal.resize(tensors["conformal.scores"])
         cap.to(tensors["centre"].dtype).load_state_dict(tensors)
         cap.card = card
@@ -397,6 +425,8 @@ class BayesCapPosterior(Posterior):
     def _read(self, x: Any) -> Tensor:
         """What the cap reads, in the type of `x` where that is a floating-point one."""
         kind = self.cap.kind
+        if kind.features is not None:
+            x = check_inputs(x, kind.features, kind.columns)
         reads = stacked(self.frozen(x), kind.form == "maps", kind.scalar)
         given = (x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))).dtype
         wide = torch.promote_types(given, torch.float32) if given.is_floating_point else reads.dtype
@@ -430,9 +460,7 @@ class BayesCapPosterior(Posterior):
         Raises:
             TypeError, ValueError: as in `BayesCap.fit`.
         """
-        pairs, kind = _ask(self.frozen, source, self.method.classes)
-        if kind != self.cap.kind:
-            raise ValueError(f"calibrate must be like the training examples, {self.cap.kind}, got {kind}")
+        pairs, kind = _ask(self.frozen, source, self.method.classes, self.cap.kind)
         cap = copy.deepcopy(self.cap)
         device, laws = cap.centre.device, []
         for k in range(len(pairs)):

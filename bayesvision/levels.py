@@ -1,9 +1,14 @@
 """The level of a stopping rule, learned from the runs that have ended: the one that would have served them best."""
 
-import numpy as np
-from jaxtyping import Float
+import math
+from typing import Any, NamedTuple
 
-__all__ = ["LEVELS", "RECENT", "TOP", "best_level", "costs"]
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+__all__ = ["LEVELS", "RECENT", "TOP", "Record", "best_level", "costs"]
 
 LEVELS = np.array([0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5])  # at 0 nothing is stopped
 MARGIN = 1.5  # a run must have stayed so many times above a level to count as kept at it
@@ -42,3 +47,40 @@ def best_level(
     kept = ((lowest[..., None] > MARGIN * LEVELS) & there[..., None]).sum(-2) / (there.sum(-1)[..., None] + 1)
     kept = np.where(LEVELS == 0, 1.0, kept)
     return np.asarray(LEVELS[(kept / spent.mean(-2)).argmax(-1)])
+
+
+class Record(NamedTuple):
+    """A run that has ended, and what its posterior would have said after each of its readings.
+
+    Attributes:
+        law: predictions [readings + 1, points] at steps to come, those before any reading first.
+        ahead: which of the points lie after a reading [readings, points].
+        steps: of the readings.
+        tops: best value up to each reading, turned so that larger is better.
+        decided: whether the rule decides at a reading.
+        minimize: whether the metric's own values are better when smaller.
+    """
+
+    law: Any
+    ahead: Shaped[Tensor, "readings points"]
+    steps: Float[np.ndarray, " readings"]
+    tops: Float[np.ndarray, " readings"]
+    decided: Shaped[np.ndarray, " readings"]
+    minimize: bool
+
+    def chances(self, best: float) -> Float[np.ndarray, " readings"]:
+        """Greatest probability ahead, from each reading on, to be better than `best` and the run itself so far."""
+        value = torch.from_numpy(np.maximum(best, [self.tops[0], *self.tops])).unsqueeze(-1)
+        p = self.law.cdf(-value) if self.minimize else self.law.probability_above(value)
+        p = p[1:].where(self.ahead, torch.zeros_like(p[1:])).amax(-1).numpy()
+        return np.where(self.decided, p, np.inf)
+
+    def costs(self, best: float) -> Float[np.ndarray, " levels"]:
+        """Steps that the run would have taken at each level."""
+        return costs(self.chances(best), self.steps)
+
+    def lowest(self, best: float) -> float:
+        """Least chance to beat `best` before the run did; NaN if it did not."""
+        if self.tops[-1] <= best:
+            return math.nan
+        return float(np.min(self.chances(best)[self.tops < best], initial=1.0))

@@ -17,7 +17,7 @@ from bayesvision.checkpoints import find
 from bayesvision.core import Data
 from bayesvision.distributions import Continuous
 from bayesvision.fleet import READINGS, readings, steps_ahead
-from bayesvision.levels import RECENT, TOP, best_level, costs
+from bayesvision.levels import RECENT, TOP, Record, best_level
 from bayesvision.runs import Decision, Report, Run
 from bayesvision.units import Scale
 
@@ -152,9 +152,19 @@ class StoppingRule:
         lowest = [p for p in lowest if not math.isnan(p)][:TOP]
         return float(best_level(np.array(lowest), np.stack(spent)))
 
-    def _record(self, run: Run) -> "_Record":
+    def _record(self, run: Run) -> Record:
+        """What the posterior would have said after each reading of a run, asked for once."""
         if run.record is None:
-            run.record = _Record(self, run)
+            sign, rows = -1.0 if self.minimize else 1.0, readings(run.steps, self.horizon)
+            x = torch.tensor([run.steps[k] for k in rows], dtype=torch.float64).unsqueeze(-1)
+            y = torch.tensor([run.values[k] for k in rows], dtype=torch.float64)
+            at = self.horizon * torch.arange(1, POINTS + 1, dtype=torch.float64) / POINTS
+            model: Any = self.posterior
+            steps = x[:, 0].numpy()
+            decided = (np.arange(1, len(rows) + 1) >= self.least) & (steps < self.horizon)
+            steps[-1] = run.steps[-1]
+            tops = (sign * y).cummax(0).values.numpy()
+            run.record = Record(model.forecasts(x, y, at), at > x, steps, tops, decided, self.minimize)
         return run.record
 
     def update(self, run: Hashable, step: float, value: float) -> Decision:
@@ -374,40 +384,3 @@ class StoppingRule:
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None
         self._runs, self._level = runs, None
-
-
-class _Record:
-    """A run that has ended, and what its posterior would have said after each of its readings.
-
-    Values are turned so that larger is better.
-    """
-
-    def __init__(self, rule: StoppingRule, run: Run) -> None:
-        self.minimize, sign = rule.minimize, -1.0 if rule.minimize else 1.0
-        rows = readings(run.steps, rule.horizon)
-        x = torch.tensor([run.steps[k] for k in rows], dtype=torch.float64)
-        y = torch.tensor([run.values[k] for k in rows], dtype=torch.float64)
-        at = rule.horizon * torch.arange(1, POINTS + 1, dtype=torch.float64) / POINTS
-        model: Any = rule.posterior
-        self.law = model.forecasts(x.unsqueeze(-1), y, at)
-        self.ahead = at > x.unsqueeze(-1)
-        self.steps, self.tops = x.numpy(), (sign * y).cummax(0).values.numpy()
-        self.steps[-1] = run.steps[-1]
-        self.open = (np.arange(1, len(rows) + 1) >= rule.least) & (self.steps < rule.horizon)  # decided at
-
-    def chances(self, best: float) -> Any:
-        """Greatest probability ahead, from each reading on, to be better than `best` and the run itself so far."""
-        value = torch.from_numpy(np.maximum(best, [self.tops[0], *self.tops])).unsqueeze(-1)
-        p = self.law.cdf(-value) if self.minimize else self.law.probability_above(value)
-        p = p[1:].where(self.ahead, torch.zeros_like(p[1:])).amax(-1).numpy()  # the empty prefix came first
-        return np.where(self.open, p, np.inf)
-
-    def costs(self, best: float) -> Any:
-        """Steps that the run would have taken at each level."""
-        return costs(self.chances(best), self.steps)
-
-    def lowest(self, best: float) -> float:
-        """Least chance to beat `best` before the run did; NaN if it did not."""
-        if self.tops[-1] <= best:
-            return math.nan
-        return float(np.min(self.chances(best)[self.tops < best], initial=1.0))

@@ -120,8 +120,6 @@ def split(x: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> dict[str
     x, y = ((x - loc) / scale).astype(np.float32), (y - y[rows].mean()) / y[rows].std()
     mlp = MLPRegressor(hidden_layer_sizes=(50, 50), max_iter=300, early_stopping=True, random_state=seed)
     mlp.fit(x[rows[:a]], y[rows[:a]])
-        x[rows[:a]], y[rows[:a]]
-    )
     parts = [bv.Data(x[r], y[r].astype(np.float32)) for r in (rows[a:b], rows[b:], test)]
     fit, held, new = parts
     truth = torch.as_tensor(new.y)

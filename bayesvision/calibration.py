@@ -1,7 +1,7 @@
 """Laws that are fitted without a network: constant ones, the factor of a scale, and conformal quantiles."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bayesvision.heads import Family
 
-__all__ = ["Conformal", "constant_law", "released_loss", "scale_factor", "stretched"]
+__all__ = ["Conformal", "constant_law", "released_loss", "scale_factor"]
 
 KEPT = 10_000  # scores that stand for all of them
 WIDEST = 4.0  # greatest |log| of a factor
@@ -22,8 +22,8 @@ WIDEST = 4.0  # greatest |log| of a factor
 def constant_law(errors: Float[Tensor, " n"], family: Family, least: float) -> tuple[float, float]:
     """Maximum-likelihood log-scale and tail of errors around zero, in the terms of `bayesvision.heads.SpreadHead`.
 
-    Of a generalised normal alpha^beta = beta mean |r|^beta at the best alpha for each beta. The scale is at least
-    `least`, and families without a tail get 1.
+    Of a generalised normal alpha^beta = beta mean |r|^beta at the best alpha for each beta, which is at most 1.9; a t
+    has at most 50 degrees of freedom. The scale is at least `least`, and families without a tail get 1.
     """
     r = np.maximum(np.abs(errors.double().numpy()), 1e-3 * least)  # an error of zero has no logarithm
     spread = max(float(np.sqrt(np.mean(r**2))), least)
@@ -37,7 +37,7 @@ def constant_law(errors: Float[Tensor, " n"], family: Family, least: float) -> t
         beta = float(found.x)
         return math.log(max(spread * math.exp(_generalized(z, beta)[1]), least)), beta
     found = scipy.optimize.minimize(lambda p: _student(z, *p), [-0.3, 1.0], method="Nelder-Mead")
-    return math.log(max(spread * math.exp(found.x[0]), least)), 2.1 + min(math.exp(found.x[1]), 97.0)
+    return math.log(max(spread * math.exp(found.x[0]), least)), 2.1 + min(math.exp(min(found.x[1], 9.0)), 47.9)
 
 
 def _generalized(z: np.ndarray, beta: float) -> tuple[float, float]:
@@ -64,33 +64,16 @@ def released_loss(law: Any, y: Tensor) -> Float[Tensor, ""]:
     return (ratio - law.beta.log() + law.alpha.log() + torch.lgamma(1 / law.beta)).mean()
 
 
-def scale_factor(laws: Sequence[tuple[Any, Tensor]]) -> float:
-    """log s of the factor s on all scales that makes the targets most likely; of classes, on the temperature.
+def scale_factor(cost: Callable[[float], float]) -> float:
+    """log s of the factor s on all scales (of classes, on the temperature) that makes held-out targets most likely.
 
-    For a normal law s^2 is the mean of (r / sigma)^2 (Laves et al. 2020, arXiv 2006.13092, eq. 9). A mixture's parts
-    are all stretched about their own means.
+    For a normal law s^2 is the mean of (r / sigma)^2 (Laves et al. 2020, arXiv 2006.13092, eq. 9).
+
+    Args:
+        cost: mean of -log p of the targets at each log s.
     """
-
-    def cost(log_factor: float) -> float:
-        total = sum(float(stretched(law, log_factor).log_prob(y).double().sum()) for law, y in laws)
-        return -total / sum(y.numel() for _, y in laws)
-
     found: Any = scipy.optimize.minimize_scalar(cost, bounds=(-WIDEST, WIDEST), method="bounded")
     return float(found.x)
-
-
-def stretched(law: Any, log_factor: float) -> Any:
-    """The law with its scale, or its temperature, times exp(log_factor)."""
-    factor = math.exp(log_factor)
-    if hasattr(law, "logits") and not hasattr(law, "component_distribution"):
-        return type(law)(logits=law.logits / factor, validate_args=False)
-    if hasattr(law, "component_distribution"):
-        return type(law)(
-            law.mixture_distribution, stretched(law.component_distribution, log_factor), validate_args=False
-        )
-    names = list(law.arg_constraints)  # loc, then the scale, then a tail
-    values = [getattr(law, name) * (factor if k == 1 else 1) for k, name in enumerate(names)]
-    return type(law)(*values, validate_args=False)
 
 
 class Conformal(nn.Module):
@@ -134,7 +117,7 @@ class Conformal(nn.Module):
             raise ValueError(f"mass must lie strictly between 0 and 1, got {mass!r}")
         if not len(self.scores):
             raise ValueError("interval needs held-out examples: fit(..., calibrate=...) or posterior.calibrate(...)")
-        index = int(torch.searchsorted(self.cumulative, torch.tensor(mass - 1e-6, dtype=torch.float32)))
+        index = int(torch.searchsorted(self.cumulative, self.cumulative.new_tensor(mass - 1e-6)))
         if index >= len(self.scores):
             need = math.ceil(mass / (1 - mass) - 1e-9)
             raise ValueError(

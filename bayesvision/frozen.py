@@ -20,7 +20,7 @@ class Frozen(nn.Module):
 
     A module is asked in evaluation mode and without gradients of its weights, through a copy that shares their memory
     and nothing else, so that moving this object to another device or type moves no module of the caller's. Any other
-    callable is handed the inputs as they come.
+    callable is handed the inputs as a tensor, which `np.asarray` turns into an array.
 
     Args:
         net: a torch module, or a callable that returns a tensor or an array.
@@ -41,6 +41,7 @@ class Frozen(nn.Module):
                 f"net must be a torch module or a callable that returns the network's output, got {type(net).__name__}"
             )
         self.reads = tuple(reads)
+        net = getattr(net, "_orig_mod", net)  # of torch.compile, whose forward is bound to the caller's module
         self.module, self.call = None, net
         if isinstance(net, nn.Module) and not isinstance(net, torch.jit.ScriptModule):
             self.module, self.call = share(net).eval().requires_grad_(False), None
@@ -61,25 +62,30 @@ class Frozen(nn.Module):
         """What was asked for, outputs first, in float32 or wider.
 
         Raises:
-            ValueError: an input that is not finite, or an output that is not one real tensor of floating-point numbers.
+            ValueError: an input that is not finite, an output that is not one real tensor, or a submodule to read that
+                was not called.
         """
-        if self.module is None:
-            output = _one_tensor(self.call(x))
-            given = as_tensor("x", x) if INPUT in self.reads else None
-            return [_wide(output), *(_wide(given.to(output.device)) for name in self.reads[1:] if given is not None)]
-        x = self._placed(x)
-        with self._hooked() as found:
-            output = _one_tensor(self.module(x))
-        return [_wide(output), *(_wide(x if name == INPUT else _one_tensor(found[name])) for name in self.reads[1:])]
-
-    def _placed(self, x: Any) -> Tensor:
-        """Inputs where the module is, and of its type."""
-        x = x if isinstance(x, Tensor) else as_tensor("x", x)
-        weights = next((p for p in [*self.parameters(), *self.buffers()] if p.is_floating_point()), None)
+        x = as_tensor("x", x) if not isinstance(x, Tensor) else x
         if x.is_floating_point() and not torch.isfinite(x).all():
             raise ValueError(
                 f"x must be finite, got {int((~torch.isfinite(x)).sum())} NaN or infinite values; drop them"
             )
+        if self.module is None:
+            output, found = _one_tensor(self.call(x)), {}
+            x = x.to(output.device)
+        else:
+            x = self._placed(x)
+            with self._hooked() as found:
+                output = _one_tensor(self.module(x))
+        missing = [name for name in self.reads[1:] if name != INPUT and name not in found]
+        if missing:
+            raise ValueError(f"reads must name submodules that net calls, and it did not call {', '.join(missing)}")
+        others = (x if name == INPUT else _one_tensor(found[name]) for name in self.reads[1:])
+        return [_wide(output), *map(_wide, others)]
+
+    def _placed(self, x: Tensor) -> Tensor:
+        """Inputs where the module is, and of its type."""
+        weights = next((p for p in [*self.parameters(), *self.buffers()] if p.is_floating_point()), None)
         if weights is None:
             return x
         return x.to(weights.device, weights.dtype) if x.is_floating_point() else x.to(weights.device)
@@ -121,6 +127,11 @@ def stacked(parts: list[Tensor], maps: bool, scalar: bool) -> Tensor:
     was read is flattened. With `scalar` the outputs are single numbers, and get a channel.
     """
     output = parts[0].unsqueeze(-1) if scalar else parts[0]
+    if maps and output.ndim != 4:
+        raise ValueError(
+            f"x must give maps [batch, channels, height, width], got outputs of the shape {tuple(output.shape)}; "
+            "add the axis of the batch"
+        )
     if len(parts) == 1:
         return output
     if maps:

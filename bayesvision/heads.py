@@ -98,10 +98,10 @@ class SpreadHead(nn.Module):
 
     With raw output a for the scale, s = scale0 exp(REACH tanh(a / REACH)), and with raw output b for the tail
 
-    - generalized: `GeneralizedNormal` with alpha = s, beta = 0.3 + softplus(b), at most 2, a normal's
+    - generalized: `GeneralizedNormal` with alpha = s, beta = 0.3 + softplus(b), bent to stay below 2
     - laplace: `GeneralizedNormal` with alpha = s, beta = 1
     - gaussian: `Normal` with standard deviation s
-    - student: `StudentT` with scale s, 2.1 + softplus(b) degrees of freedom, at most 100
+    - student: `StudentT` with scale s, 2.1 + softplus(b) degrees of freedom, bent to stay below 100
 
     which is finite in float32, moments included, wherever a and b are. Zeros give `scale0` and `tail0`: the law that
     the head starts from.
@@ -135,10 +135,13 @@ class SpreadHead(nn.Module):
         self.register_buffer("log_factor", torch.zeros((), dtype=torch.float32))
         self.register_buffer("floor", torch.zeros((), dtype=torch.float32))
 
-    def forward(self, raw: Float[Tensor, "*rest"], loc: Float[Tensor, "*batch"]) -> Continuous:
-        """The law around `loc`; `raw` holds the scales and then the tails along the axis of the channels."""
+    def forward(self, raw: Float[Tensor, "*rest"], loc: Float[Tensor, "*batch"], stretch: bool = True) -> Continuous:
+        """The law around `loc`; `raw` holds the scales and then the tails along the axis of the channels.
+
+        Without `stretch` it is the law before calibration, exp(log_factor) left out.
+        """
         parts = raw.chunk(self.outputs, self.axis)
-        start, tail = (self.log_scale + self.log_factor).to(raw), self.tail.to(raw)
+        start, tail = (self.log_scale + stretch * self.log_factor).to(raw), self.tail.to(raw)
         log_scale = start + self.REACH * torch.tanh(parts[0] / self.REACH)
         if self.family == "gaussian":
             return Normal(loc, self._floored(log_scale, torch.zeros_like(log_scale)), validate_args=False)
@@ -147,8 +150,9 @@ class SpreadHead(nn.Module):
             spread = torch.full_like(log_scale, 0.5).log().neg() / 2  # of a standard deviation sqrt 2 alpha
             return GeneralizedNormal(loc, self._floored(log_scale, spread), beta, validate_args=False)
         least, most = self.LEAST[self.family], self.MOST[self.family]
-        shift = (tail - least).expm1().log()  # softplus(shift) = tail - least
-        tail = least + nn.functional.softplus(shift + parts[1]).clamp(max=most)
+        start = -most * torch.log1p(-(tail - least) / most)  # where the bent softplus gives tail0
+        shift = start + torch.log(-torch.expm1(-start))
+        tail = least - most * torch.expm1(-nn.functional.softplus(shift + parts[1]) / most)
         if self.family == "student":
             scale = self._floored(log_scale, (tail / (tail - 2)).log() / 2)
             return StudentT(loc, scale, tail, validate_args=False)
@@ -164,20 +168,21 @@ class TemperedHead(nn.Module):
     """One number to a softmax of given logits, as if these had independent normal errors of one variance.
 
     E softmax(z), z ~ N(logits, v I), is close to softmax(logits / sqrt(1 + pi v / 8)) (MacKay 1992, section 4.3), with
-    v = v0 exp(REACH tanh(a / REACH)) for raw output a. The order of the classes stays that of the logits.
+    v = exp(REACH tanh(a / REACH)) for raw output a. The order of the classes stays that of the logits.
     """
 
     REACH, outputs = 6.0, 1
 
-    log_variance: Tensor
     log_factor: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("log_variance", torch.zeros((), dtype=torch.float32))
         self.register_buffer("log_factor", torch.zeros((), dtype=torch.float32))
 
-    def forward(self, raw: Float[Tensor, "*batch 1"], logits: Float[Tensor, "*batch classes"]) -> Categorical:
-        variance = (self.log_variance.to(raw) + self.REACH * torch.tanh(raw / self.REACH)).exp()
-        cooled = (1 + torch.pi / 8 * variance).rsqrt() * torch.exp(-self.log_factor).to(raw)
+    def forward(
+        self, raw: Float[Tensor, "*batch 1"], logits: Float[Tensor, "*batch classes"], stretch: bool = True
+    ) -> Categorical:
+        """Without `stretch` the temperature exp(log_factor) is left out."""
+        variance = (self.REACH * torch.tanh(raw / self.REACH)).exp()
+        cooled = (1 + torch.pi / 8 * variance).rsqrt() * torch.exp(-stretch * self.log_factor).to(raw)
         return Categorical(logits=logits * cooled, validate_args=False)

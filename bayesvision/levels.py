@@ -70,9 +70,9 @@ class Record(NamedTuple):
 
     def chances(self, best: float) -> Float[np.ndarray, " readings"]:
         """Greatest probability ahead, from each reading on, to be better than `best` and the run itself so far."""
-        value = torch.from_numpy(np.maximum(best, [self.tops[0], *self.tops])).unsqueeze(-1)
-        p = self.law.cdf(-value) if self.minimize else self.law.probability_above(value)
-        p = p[1:].where(self.ahead, torch.zeros_like(p[1:])).amax(-1).numpy()
+        value = torch.from_numpy(np.maximum(best, [self.tops[0], *self.tops])).unsqueeze(-1).to(self.law.mean.device)
+        p = (self.law.cdf(-value) if self.minimize else self.law.probability_above(value))[1:].cpu()
+        p = p.where(self.ahead, torch.zeros_like(p)).amax(-1).numpy()
         return np.where(self.decided, p, np.inf)
 
     def costs(self, best: float) -> Float[np.ndarray, " levels"]:

@@ -1,6 +1,7 @@
 """Plain networks that read maps or vectors: `ConvNet` and `MLP`."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -9,14 +10,17 @@ from torch import Tensor, nn
 __all__ = ["MLP", "ConvNet", "fitting_width"]
 
 
+Drop = Literal["each", "all"] | None
 SMOOTH = 0.01  # local standard deviation, of a channel with standard deviation 1, that counts as none
 
 
-def _dropped(hidden: Tensor, rate: float, axes: int, active: bool) -> Tensor:
-    """Whole channels of each example dropped with the given rate."""
-    if not (active and rate):
+def _dropped(hidden: Tensor, rate: float, axes: int, drop: Drop) -> Tensor:
+    """Channels dropped with the given rate: other ones of `each` example, or the same of `all`."""
+    if drop is None or not rate:
         return hidden
-    kept = torch.rand(*hidden.shape[: hidden.ndim - axes], *(1,) * axes, device=hidden.device) >= rate
+    channels = hidden.shape[-axes - 1]
+    shape = (*hidden.shape[: -axes - 1], channels) if drop == "each" else (channels,)
+    kept = torch.rand(shape, device=hidden.device).view(*shape, *(1,) * axes) >= rate
     return hidden * kept / (1 - rate)
 
 
@@ -52,7 +56,7 @@ class ConvNet(nn.Module):
         nn.init.zeros_(self.outward.weight)
         nn.init.zeros_(self.outward.bias)  # pyright: ignore[reportArgumentType]
 
-    def hidden(self, x: Float[Tensor, "batch inputs height width"], drop: bool) -> Tensor:
+    def hidden(self, x: Float[Tensor, "batch inputs height width"], drop: Drop = None) -> Tensor:
         """What the last layer sees, at half the resolution."""
         height, width = x.shape[-2:]
         x = nn.functional.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
@@ -68,7 +72,7 @@ class ConvNet(nn.Module):
         return whole[..., : like.shape[-2], : like.shape[-1]]
 
     def forward(self, x: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs height width"]:
-        return self.read(self.hidden(x, self.training), x)
+        return self.read(self.hidden(x, "each" if self.training else None), x)
 
 
 class MLP(nn.Module):
@@ -90,7 +94,7 @@ class MLP(nn.Module):
         nn.init.zeros_(self.outward.weight)
         nn.init.zeros_(self.outward.bias)
 
-    def hidden(self, x: Float[Tensor, "*batch inputs"], drop: bool) -> Tensor:
+    def hidden(self, x: Float[Tensor, "*batch inputs"], drop: Drop = None) -> Tensor:
         """What the last layer sees."""
         h = self.inward(x)
         for block in self.blocks:
@@ -102,7 +106,7 @@ class MLP(nn.Module):
         return self.outward(hidden)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
-        return self.read(self.hidden(x, self.training), x)
+        return self.read(self.hidden(x, "each" if self.training else None), x)
 
 
 def fitting_width(make: Callable[[int], nn.Module], most: int, widest: int, step: int = 4) -> int:

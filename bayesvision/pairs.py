@@ -1,5 +1,6 @@
 """`Pairs`: what a frozen network said and what was right, computed once and read often."""
 
+import math
 import tempfile
 import warnings
 from collections.abc import Iterable
@@ -69,6 +70,7 @@ class Pairs:
         self.examples: list[tuple[Tensor, Tensor]] = []
         self.places: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []
         self.file: IO[bytes] | None = None
+        self.low, self.high = math.inf, -math.inf  # of the targets
         self.divided: bool | None = None  # whether targets of 8 bits were brought from 0..255 to 0..1
 
     def __len__(self) -> int:
@@ -137,6 +139,7 @@ class Pairs:
         return 0.0 if self.divided is None else 12**-0.5 / (255 if self.divided else 1)
 
     def _keep(self, reads: Tensor, y: Tensor) -> None:
+        self.low, self.high = min(self.low, float(y.min())), max(self.high, float(y.max()))
         self.bytes += 4 * (reads.numel() + y.numel())
         if self.file is None:
             self.examples.append((reads.clone(), y.clone()))

@@ -236,7 +236,7 @@ class _Forecaster:
         at = np.arange(1, self.tops.shape[1] + 1)
         p = self._look(runs, np.maximum(best[:, None, None], self.tops[runs]))
         p = np.where(self.open[runs] & (at < taken[..., None]), p, np.inf)
-        return costs(p, np.minimum(at, taken[..., None]).astype(float))
+        return costs(p, np.minimum(at, np.maximum(taken, 1)[..., None]).astype(float))
 
     def _lowest(self, runs: Any, taken: Any) -> Float[np.ndarray, "orders top"]:
         """For the best whole runs the least chance to beat the next best one before they did; NaN for none."""
@@ -264,7 +264,7 @@ class _Forecaster:
 
 def _tabulate(chances: "Chances", tops: Curves) -> tuple[np.ndarray, np.ndarray]:
     """Values to beat, close together where the best runs end, and the chances [runs, steps, values] to beat them."""
-    final = np.sort(tops[:, -1])
+    final = np.sort(tops[:, -1][np.isfinite(tops[:, -1])])  # a run may have no values
     share = np.linspace(0, 1, GRID)
     grid = np.unique([*final[-GRID:], *np.quantile(final, share), *np.quantile(tops[np.isfinite(tops)], share[::4])])
     margin = max(1.0, grid[-1] - grid[0])

@@ -144,12 +144,9 @@ class StoppingRule:
         best = max(sign * v for run in ended for v in run.values)
         spent = [self._record(run).costs(best) for run in ended[-RECENT:]]
         ranked = sorted(ended, key=lambda run: -max(sign * v for v in run.values))
-        lowest = [
-            self._record(run).lowest(max(sign * v for v in other.values))
-            for run, other in itertools.pairwise(ranked)
-            if run.whole
-        ]
-        lowest = [p for p in lowest if not math.isnan(p)][:TOP]
+        pairs = ((run, other) for run, other in itertools.pairwise(ranked) if run.whole)
+        found = (self._record(run).lowest(max(sign * v for v in other.values)) for run, other in pairs)
+        lowest = list(itertools.islice((p for p in found if not math.isnan(p)), TOP))
         return float(best_level(np.array(lowest), np.stack(spent)))
 
     def _record(self, run: Run) -> Record:
@@ -162,6 +159,8 @@ class StoppingRule:
             model: Any = self.posterior
             steps = x[:, 0].numpy()
             decided = (np.arange(1, len(rows) + 1) >= self.least) & (steps < self.horizon)
+            due = [self._due(before, step) for before, step in itertools.pairwise([0.0, *steps.tolist()])]
+            decided &= np.array(due)
             steps[-1] = run.steps[-1]
             tops = (sign * y).cummax(0).values.numpy()
             run.record = Record(model.forecasts(x, y, at), at > x, steps, tops, decided, self.minimize)
@@ -223,9 +222,10 @@ class StoppingRule:
         steps, values = [s for s, _ in rows], [v for _, v in rows]
         held = len(known.steps)
         if steps[:held] != known.steps or values[:held] != known.values:
-            known = self._runs[str(run)] = Run()
+            known, self._level = Run(), None
+            self._runs[str(run)] = known
         if len(steps) != held:
-            known.record = None
+            known.record, self._level = None, None
         known.steps, known.values = steps, values
         known.whole = state == "complete"
         known.stopped = (steps[-1] if steps else 0.0) if state == "stopped" else None
@@ -263,7 +263,7 @@ class StoppingRule:
         else:
             state.steps.insert(place, step)
             state.values.insert(place, value)
-        state.record = None
+        state.record, self._level = None, None
         if place < state.read:
             state.posterior, state.read = None, 0
 

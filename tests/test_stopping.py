@@ -209,12 +209,14 @@ def test_the_level_has_the_most_improvements_a_step(minimize):
 
 
 def test_state_survives_json():
-    r = rule(audit=0.3)
+    r = learner(audit=0.3)
     report(r, "good", GOOD)
     for k in range(6):
         report(r, f"bad {k}", FLAT)
+    assert r.level > 0.05
+    r.update("bad 1", 2, 0.7), r.update("good", 20, 0.9)  # corrections, after which the level is another
     r.update("running", 1, 0.5), r.update("running", 2, 0.52)
-    other = rule(audit=0.3)
+    other = learner(audit=0.3)
     other.load_state_dict(json.loads(json.dumps(r.state_dict())))
     assert other.report() == r.report() and other.best == r.best
     for step, value in [(3, 0.55), (4, 0.2), (5, 0.2)]:

@@ -33,7 +33,9 @@ class Example(NamedTuple):
 @click.option("--data", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of images.")
 @click.option("--degrade", help="MODULE:FUNCTION from a batch of images to what the network is given.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder for the maps.")
-@click.option("--cap", "known", type=click.Path(dir_okay=False, path_type=Path), help="A saved cap, not to train one.")
+@click.option(
+    "--cap", "known", type=click.Path(dir_okay=False, path_type=Path), help="A saved cap; nothing is trained then."
+)
 @click.option("--family", default=FAMILIES[0], show_default=True, type=click.Choice(FAMILIES), help="Of the law.")
 @click.option("--reads", default="output,input", show_default=True, help="What the cap reads, comma-separated.")
 @click.option("--steps", default=1000, show_default=True, type=click.IntRange(1), help="Optimiser steps.")
@@ -53,6 +55,8 @@ def cap(net: str, data: Path, out: Path, degrade: str | None, known: Path | None
     from bayesvision.methods.bayescap import BayesCap, Cap
     from bayesvision.training import Train
 
+    if out.resolve() in [(data / part).resolve() for part in (".", "input", "target")]:
+        raise ValueError(f"--out {out} is where the images are, and would be overwritten; name another folder")
     network = _network(net, options["weights"])
     examples = _examples(data, degrade)
     reads = tuple(part.strip() for part in options["reads"].split(","))
@@ -62,6 +66,8 @@ def cap(net: str, data: Path, out: Path, degrade: str | None, known: Path | None
         saved = load(known)
         if not isinstance(saved, Cap):
             raise ValueError(f"{known} holds no cap but a {type(saved).__name__}")
+        if saved.kind.form != "maps" or saved.method.classes:
+            raise ValueError(f"{known} is a cap of other outputs than images")
         posterior = recipe.wrap(saved)
     else:
         held = examples[:: round(1 / HELD)] if len(examples) >= LEAST else []
@@ -128,6 +134,9 @@ def _examples(folder: Path, degrade: str | None) -> list[Example]:
     paths = sorted(p for p in (targets if split else folder).iterdir() if p.suffix.lower() in KINDS)
     if not paths:
         raise ValueError(f"{targets if split else folder} holds no images ({', '.join(KINDS)})")
+    twice = {p.stem for p in paths if sum(q.stem == p.stem for q in paths) > 1}
+    if twice:
+        raise ValueError(f"images must have different names, got several of {', '.join(sorted(twice))}")
     make, examples = None if degrade is None else _import(degrade, "--degrade"), []
     for path in paths:
         y = _read(path)
@@ -150,10 +159,11 @@ def _read(path: Path) -> "Tensor":
 
     try:
         with Image.open(path) as image:
-            pixels = np.array(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
+            deep = image.mode.startswith("I")
+            pixels = np.array(image if deep else image.convert("L" if image.mode in ("1", "L") else "RGB"))
     except OSError as error:
         raise ValueError(f"{path}: {error}") from None
-    value = torch.from_numpy(pixels).float() / 255
+    value = torch.from_numpy(pixels.astype(np.float32)) / (65_535 if deep else 255)
     value = value.unsqueeze(0) if value.ndim == 2 else value.movedim(-1, 0)
     return value[:, : value.shape[1] // 2 * 2, : value.shape[2] // 2 * 2].contiguous()
 
@@ -169,8 +179,7 @@ def _write(posterior: Any, example: Example, out: Path) -> list[str]:
     from bayesvision import metrics, plots
     from bayesvision.files import replacing
 
-    law = posterior.predict(example.x.unsqueeze(0))
-    alone = type(law)(*(getattr(law, name)[0] for name in law.arg_constraints), validate_args=False)
+    alone = _first(posterior.cpu().predict(example.x.unsqueeze(0)))
     with replacing(out / f"{example.name}.png") as temporary:
         plots.uncertainty_maps(alone, example.x, example.y).savefig(temporary, dpi=110)
     with replacing(out / f"{example.name}.npy") as temporary, open(temporary, "wb") as file:
@@ -179,3 +188,12 @@ def _write(posterior: Any, example: Example, out: Path) -> list[str]:
     strange = float(posterior.ood_score(example.x.unsqueeze(0))[0])
     inside = float(metrics.coverage(alone, example.y))
     return [example.name, *(f"{float(v):.4g}" for v in scores), f"{inside:.1%}", f"{strange:.2f}"]
+
+
+def _first(law: Any) -> Any:
+    """The law of the first image of a batch."""
+    from bayesvision.distributions import Mixture
+
+    if isinstance(law, Mixture):
+        return Mixture.of(_first(law.component_distribution))
+    return type(law)(*(getattr(law, name)[0] for name in law.arg_constraints), validate_args=False)

@@ -118,8 +118,11 @@ class StudentT(Continuous):
         return self._below((self.loc - self._value(threshold)) / self.scale)
 
     def absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """E|Y - y| = scale (z (2 F(z) - 1) + 2 f(z) (v + z^2) / (v - 1)), F and f of the standard t."""
-        z, v = torch.broadcast_tensors((value - self.loc) / self.scale, self.df)
+        """E|Y - y| = scale (z (2 F(z) - 1) + 2 f(z) (v + z^2) / (v - 1)), F and f of the standard t.
+
+        Differentiable in all but `df`.
+        """
+        z, v = torch.broadcast_tensors((value - self.loc) / self.scale, self.df.detach())
         density = _log_density(z, v).exp()
         return self.scale * (z * (1 - 2 * self._below(-z)) + 2 * density * (v + z.square()) / (v - 1))
 

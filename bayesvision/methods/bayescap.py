@@ -8,9 +8,9 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from bayesvision.calibration import Conformal, constant_law, released_loss, scale_factor, stretched
+from bayesvision.calibration import Conformal, constant_law, released_loss, scale_factor
 from bayesvision.core import (
     Data,
     Log,
@@ -32,8 +32,9 @@ __all__ = ["BayesCap", "BayesCapPosterior", "Cap"]
 
 WIDEST, UNKNOWN = {"maps": 64, "vectors": 128}, 32  # widths: at most, and around a callable whose size nobody knows
 SAMPLE = 200_000  # numbers that constants are fitted to
-BLOCK = 16  # examples that calibration looks at in one go
+BLOCK = 1024  # rows that calibration asks about in one go
 QUANTILES, LEAST_DETAIL = (0.05, 0.5, 0.95), 1e-3  # of what tells strange maps
+PLACES = 1_000_000  # of a map that its quantiles are taken over, at most
 LOOKS = 1000  # training examples that tell what is in distribution
 
 
@@ -97,6 +98,10 @@ class BayesCap:
             raise ValueError(f"loss must be exact or legacy, got {self.loss!r}")
         if self.loss == "legacy" and (self.family != "generalized" or self.classes):
             raise ValueError("loss='legacy' is one of the generalised normal; leave family and classes as they are")
+        if self.classes and (self.residual or self.shared or self.family != "generalized"):
+            raise ValueError(
+                "classes have one scale and keep their order; leave family, shared and residual as they are"
+            )
         if self.loss == "legacy":
             warnings.warn(
                 "loss='legacy' is the released code's, kept to compare with: it drives beta to 0.684 whatever the "
@@ -144,6 +149,7 @@ class Kind:
         inputs: channels of all that is read.
         scalar: whether the output is a single number, which has no channel.
         features, columns: of inputs that are tables, with the names of a frame's columns; None for others.
+        divided: whether targets of 8 bits were divided by 255; None for others.
     """
 
     form: Literal["maps", "vectors"]
@@ -152,6 +158,7 @@ class Kind:
     scalar: bool
     features: int | None = None
     columns: tuple[str, ...] | None = None
+    divided: bool | None = None
 
     @property
     def axis(self) -> int:
@@ -161,7 +168,9 @@ class Kind:
 
 def _ask(frozen: Frozen, source: Any, classes: int | None, known: Kind | None = None) -> tuple[Pairs, Kind]:
     """Pairs of what the network says and what is right, of the kind that is `known` or that the first batch has."""
-    pairs, kind = Pairs(), known
+    pairs, kind = Pairs(), None if known is None else replace(known, divided=None)
+    if known is not None:
+        pairs.divided = known.divided
     columns = columns_of(source.x) if isinstance(source, Data) else None
     if known is not None and columns is not None:
         source = Data(check_inputs(source.x, known.features, known.columns), source.y)
@@ -188,7 +197,7 @@ def _ask(frozen: Frozen, source: Any, classes: int | None, known: Kind | None = 
     assert kind is not None
     if classes and kind.channels != classes:
         raise ValueError(f"net must return one logit for each of {classes} classes, got {kind.channels}")
-    return pairs, kind
+    return pairs, replace(kind, divided=pairs.divided)
 
 
 def _with_channel(y: Any, outputs: Tensor) -> Any:
@@ -201,9 +210,17 @@ def _without_channel(law: Any) -> Any:
     return type(law)(*(getattr(law, name).squeeze(-1) for name in law.arg_constraints), validate_args=False)
 
 
-def _scores(law: Any, y: Tensor) -> Float[Tensor, " n"]:
-    """Errors over predicted standard deviations."""
-    return ((y - law.mean).abs() / law.stddev).flatten().cpu()
+def _thinned(tensors: list[Tensor], kind: Kind, classes: int | None, count: int, source: Generator) -> list[Tensor]:
+    """About `count` of the places, the same of all tensors, each as an example of its own."""
+    if classes:
+        return tensors
+    if kind.form == "maps":  # [1, channels, height, width] to [places, channels, 1, 1]
+        tensors = [v.flatten(2)[0].T[..., None, None] for v in tensors]
+    else:
+        tensors = [v.flatten(0, -2) for v in tensors]
+    size = max(8, count // kind.channels)
+    chosen = torch.randperm(len(tensors[0]), generator=source)[:size].to(tensors[0].device)
+    return [v[chosen] for v in tensors]
 
 
 class Cap(Posterior):
@@ -249,8 +266,7 @@ class Cap(Posterior):
     def learn(self, pairs: Pairs, log: Log | None) -> None:
         """Fit constants first, then each network from there."""
         method, source = self.method, generator("cpu", self.method.train.seed, 1 << 40)
-        sample = pairs.draw(max(64, SAMPLE // max(1, pairs[0][1].numel())) if len(pairs) > 1 else 1, 1 << 20, source)
-        self._start(sample, pairs)
+        self._start(self._sample(pairs, source), pairs)
         costs = []
         for k, network in enumerate(self.networks):
             train = replace(method.train, seed=method.train.seed + k)
@@ -270,6 +286,15 @@ class Cap(Posterior):
         self._look(pairs)
         self.requires_grad_(False).eval()
 
+    def _sample(self, pairs: Pairs, source: Generator) -> tuple[Tensor, Tensor]:
+        """Examples, or crops of maps, that hold about 200,000 numbers: all examples once where these are fewer."""
+        if self.kind.form == "maps":
+            size = self.kind.channels * min(self.method.crop**2, pairs[0][1][0].numel())
+            return pairs.draw(min(4096, max(8, SAMPLE // size)), self.method.crop, source)
+        count = min(len(pairs), max(8, SAMPLE // max(1, pairs[0][1].numel())))
+        chosen = [pairs[int(k)] for k in torch.randperm(len(pairs), generator=source)[:count]]
+        return torch.stack([reads for reads, _ in chosen]), torch.stack([y for _, y in chosen])
+
     @torch.no_grad()
     def _start(self, sample: tuple[Tensor, Tensor], pairs: Pairs) -> None:
         """The units of what is read, and the constant law that the networks start from."""
@@ -277,19 +302,19 @@ class Cap(Posterior):
         axis = self.kind.axis % reads.ndim
         rest = [a for a in range(reads.ndim) if a != axis]
         self.centre.copy_(reads.mean(rest).view_as(self.centre))
-        self.spread.copy_(reads.std(rest).clamp(min=1e-6).view_as(self.spread))
+        self.spread.copy_(reads.std(rest, correction=0).clamp(min=1e-6).view_as(self.spread))
         if self.method.classes:
             return
-        if len(y) > 1 and (y == y.flatten()[0]).all():
+        if pairs.low == pairs.high and (len(pairs) > 1 or y.numel() > self.kind.channels):
             where = f"all {len(pairs)} rows" if self.kind.features else "every place of all examples"
             raise ValueError(
-                f"y is constant ({y.flatten()[0].item():g} in {where}); there is no error to learn from, so check that "
+                f"y is constant ({pairs.low:g} in {where}); there is no error to learn from, so check that "
                 "this is the target"
             )
         self.head.floor.fill_(pairs.floor)
         residual = (y - reads.narrow(axis, 0, self.kind.channels)).movedim(axis, 0).reshape(self.kind.channels, -1)
         groups = residual.reshape(1, -1) if self.method.shared else residual
-        least = max(pairs.floor, 1e-6 * float(y.std()), 1e-12)
+        least = max(pairs.floor, 1e-6 * float(y.std(correction=0)), 1e-12)
         laws = [constant_law(group, self.method.family, least) for group in groups]
         self.head.log_scale.copy_(torch.tensor([log_scale for log_scale, _ in laws]).view_as(self.head.log_scale))
         self.head.tail.copy_(torch.tensor([tail for _, tail in laws]).view_as(self.head.tail))
@@ -304,13 +329,13 @@ class Cap(Posterior):
     def _standard(self, reads: Tensor) -> Tensor:
         return (reads - self.centre) / self.spread
 
-    def _law(self, raw: Tensor, reads: Tensor) -> Any:
+    def _law(self, raw: Tensor, reads: Tensor, stretch: bool = True) -> Any:
         axis, channels = self.kind.axis, self.kind.channels
         loc = reads.narrow(axis, 0, channels)
         if self.method.residual:
             raw, move = raw.split([raw.shape[axis] - channels, channels], axis)
             loc = loc + self.spread[:channels].to(move) * move
-        return self.head(raw, loc)
+        return self.head(raw, loc, stretch)
 
     def predict(self, x: Float[Tensor, "*rest"]) -> Predictive:
         """Law of y given what was read, [*batch, channels] or [batch, channels, height, width], outputs first.
@@ -322,14 +347,17 @@ class Cap(Posterior):
         """
         return self._predict(x)
 
-    def _predict(self, x: Tensor) -> Any:
+    def _predict(self, x: Tensor, stretch: bool = True) -> Any:
         axis = self.kind.axis
-        if x.ndim < -axis or x.shape[axis] != self.kind.inputs:
+        wrong = x.ndim != 4 if self.kind.form == "maps" else x.ndim < 1
+        if wrong or x.shape[axis] != self.kind.inputs:
             raise ValueError(f"x must have {self.kind.inputs} channels on axis {axis}, got the shape {tuple(x.shape)}")
-        kind = self.centre.dtype
-        raws = self._raws(self._standard(x.to(kind)))
+        return self._combined(self.raws(x), x, stretch)
+
+    def _combined(self, raws: list[Tensor], x: Tensor, stretch: bool = True) -> Any:
+        """The law that the outputs of the networks stand for."""
         wide = torch.promote_types(x.dtype, torch.float32)
-        laws = [self._law(raw.to(wide), x.to(wide)) for raw in raws]
+        laws = [self._law(raw.to(wide), x.to(wide), stretch) for raw in raws]
         if self.method.classes:
             return laws[0] if len(laws) == 1 else Categorical.of_members(torch.stack([law.logits for law in laws]))
         laws = [_without_channel(law) for law in laws] if self.kind.scalar else laws
@@ -339,11 +367,13 @@ class Cap(Posterior):
         parts = [torch.stack([getattr(law, name) for law in laws], -1) for name in names]
         return Mixture.of(type(laws[0])(*parts, validate_args=False))
 
-    def _raws(self, standard: Tensor) -> list[Tensor]:
-        if not self.method.dropout:
+    def raws(self, x: Tensor) -> list[Tensor]:
+        """Outputs of each network, or of each pass with dropout."""
+        standard, method = self._standard(x.to(self.centre.dtype)), self.method
+        if not method.dropout:
             return [network(standard) for network in self.networks]
-        with seeded(self.method.train.seed):  # the same draws for the same inputs
-            return [n.read(n.hidden(standard, True), standard) for n in self.networks for _ in range(self.method.draws)]
+        with seeded(method.train.seed):  # the same draws for all inputs
+            return [n.read(n.hidden(standard, "all"), standard) for n in self.networks for _ in range(method.draws)]
 
     def signature(self, x: Tensor) -> Float[Tensor, "*batch entries"]:
         """What tells strange examples: of vectors the last hidden state.
@@ -354,15 +384,17 @@ class Cap(Posterior):
         """
         standard = self._standard(x.to(self.centre.dtype))
         if self.kind.form == "vectors":
-            return self.networks[0].hidden(standard, False)
-        law = self._law(self.networks[0](standard).float(), x.float())
-        spread = law.stddev.mean(1, keepdim=True) / (self.spread.mean() * self.head.log_factor.exp())
-        a, b, c, d = (
-            standard[..., i::2, j::2][..., : x.shape[-2] // 2, : x.shape[-1] // 2] for i in (0, 1) for j in (0, 1)
-        )
-        detail = (a - b - c + d).abs() / 2
-        levels = torch.tensor(QUANTILES, dtype=standard.dtype, device=x.device)
-        found = [v.float().flatten(2).quantile(levels.float(), -1).movedim(0, -1).flatten(1) for v in (spread, detail)]
+            return self.networks[0].hidden(standard)
+        law = self._law(self.networks[0](standard).float(), x.float(), stretch=False)
+        spread = law.stddev.mean(1, keepdim=True) / self.spread.mean()
+        whole = nn.functional.pad(standard, (0, x.shape[-1] % 2, 0, x.shape[-2] % 2), mode="replicate")
+        a, b, c, d = (whole[..., i::2, j::2] for i in (0, 1) for j in (0, 1))
+        levels = torch.tensor(QUANTILES, device=x.device)
+        found = []
+        for value in (spread, (a - b - c + d).abs() / 2):
+            flat = value.float().flatten(2)
+            flat = flat[..., :: -(-flat.shape[-1] // PLACES)]  # quantile takes no more than 16 million
+            found.append(flat.quantile(levels, -1).movedim(0, -1).flatten(1))
         return (torch.cat(found, -1) + LEAST_DETAIL).log().to(standard.dtype)
 
     @torch.no_grad()
@@ -370,7 +402,7 @@ class Cap(Posterior):
         """Mean and covariance of the signatures of training examples, for `ood_score`."""
         places = torch.linspace(0, len(pairs) - 1, min(len(pairs), LOOKS), dtype=torch.float64).round().long().tolist()
         device = self.centre.device
-        signs = torch.cat([self.signature(pairs[k][0].to(device).unsqueeze(0)) for k in places]).double()
+        signs = torch.cat([self.signature(pairs[k][0].to(device).unsqueeze(0)) for k in places]).double().flatten(0, -2)
         centred = signs - signs.mean(0)
         covariance = centred.T @ centred / max(1, len(signs) - 1)
         share = min(1.0, signs.shape[-1] / len(signs))  # of the diagonal: few examples know few directions
@@ -378,7 +410,9 @@ class Cap(Posterior):
         values, vectors = torch.linalg.eigh(covariance)
         least = (1e-2 * values.mean()).clamp(min=1e-12)  # directions that hardly vary are not trusted
         self.typical.copy_(signs.mean(0))
-        self.whitener.copy_(vectors / (values + least).sqrt())
+        whitener = vectors / (values + least).sqrt()
+        usual = (centred @ whitener).square().mean().sqrt().clamp(min=1e-6)
+        self.whitener.copy_(whitener / usual)
 
     def unusual(self, x: Tensor) -> Float[Tensor, "*batch"]:
         """Root mean square of the whitened signature: about 1 for examples like those of training."""
@@ -391,7 +425,11 @@ class Cap(Posterior):
         recipe.pop("net")
         recipe["train"]["folder"] = None  # where a run kept its state is no part of what it computed
         header = {"method": "BayesCap", "recipe": recipe, "card": self.card, "kind": asdict(self.kind)}
-        return dict(self.state_dict()), header
+        tensors = dict(self.state_dict())
+        flat = {
+            k: v.flatten() for k, v in tensors.items() if not k.startswith("networks.")
+        }  # constants are never rounded
+        return tensors | flat, header
 
     @classmethod
     def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> "Cap":
@@ -404,7 +442,8 @@ class Cap(Posterior):
             kind = Kind(**{**header["kind"], "columns": None if columns is None else tuple(columns)})
             cap = cls(BayesCap(**recipe), kind, card["frozen parameters"])
         cap.conformal.resize(tensors["conformal.scores"])
-        cap.to(tensors["centre"].dtype).load_state_dict(tensors)
+        cap.to(tensors["centre"].dtype)
+        cap.load_state_dict({k: v.view_as(cap.state_dict()[k]) for k, v in tensors.items()})
         cap.card = card
         return cap.requires_grad_(False).eval()
 
@@ -428,6 +467,10 @@ class BayesCapPosterior(Posterior):
         if kind.features is not None:
             x = check_inputs(x, kind.features, kind.columns)
         reads = stacked(self.frozen(x), kind.form == "maps", kind.scalar)
+        if not torch.isfinite(reads).all():
+            raise ValueError(
+                f"net's output must be finite, got {int((~reads.isfinite()).sum())} NaN or infinite values"
+            )
         given = (x if isinstance(x, Tensor) else torch.as_tensor(np.asarray(x))).dtype
         wide = torch.promote_types(given, torch.float32) if given.is_floating_point else reads.dtype
         return reads.to(self.cap.centre.device, wide)
@@ -435,14 +478,15 @@ class BayesCapPosterior(Posterior):
     def predict(self, x: Any) -> Predictive:
         """Law of the target around the network's answer, with the shape of that answer.
 
-        `mean` is the frozen network's answer, bit for bit, unless the recipe has a residual.
+        `mean` is the frozen network's answer, bit for bit (in the type of `x`, where that is narrower), unless the
+        recipe has a residual.
 
         Raises:
             ValueError: values that are not finite, or inputs for which the network's outputs have other channels.
         """
         return self.cap.predict(self._read(x))
 
-    def ood_score(self, x: Any) -> Float[Tensor, " batch"]:
+    def ood_score(self, x: Any) -> Float[Tensor, "*batch"]:
         """How unlike the training examples each input is: about 1 for those, more for stranger ones.
 
         The Mahalanobis distance (Lee et al. 2018, arXiv 1807.03888, eq. 2), over the square root of its dimension, of
@@ -461,20 +505,34 @@ class BayesCapPosterior(Posterior):
             TypeError, ValueError: as in `BayesCap.fit`.
         """
         pairs, kind = _ask(self.frozen, source, self.method.classes, self.cap.kind)
-        cap = copy.deepcopy(self.cap)
-        device, laws = cap.centre.device, []
-        for k in range(len(pairs)):
-            reads, y = (v.to(device).unsqueeze(0) for v in pairs[k])
-            laws.append((cap.predict(reads), y.squeeze(-1) if kind.scalar else y))
-        log_factor = scale_factor(laws)
-        cap.head.log_factor.add_(log_factor)
+        cap, device, scores, kept = copy.deepcopy(self.cap), self.cap.centre.device, [], []
+        step = BLOCK if pairs[0][0].ndim == 1 else 1
+        places = torch.Generator().manual_seed(self.method.train.seed)
+        for first in range(0, len(pairs), step):
+            block = [pairs[k] for k in range(first, min(first + step, len(pairs)))]
+            reads, y = (torch.stack(parts).to(device) for parts in zip(*block, strict=True))
+            raws = cap.raws(reads)
+            if not self.method.classes:
+                law = cap._combined(raws, reads, stretch=False)
+                error = ((y.squeeze(-1) if kind.scalar else y) - law.mean).abs() / law.stddev
+                scores += list(error.reshape(len(block), -1).cpu())
+            count = SAMPLE * len(block) // len(pairs)
+            kept.append(_thinned([*raws, reads, y], kind, self.method.classes, count, places))
+        *raws, reads, y = (torch.cat(parts) for parts in zip(*kept, strict=True))
+
+        def cost(log_factor: float) -> float:
+            cap.head.log_factor.fill_(log_factor)
+            return -float(cap._combined(raws, reads).log_prob(y.squeeze(-1) if kind.scalar else y).double().mean())
+
+        cap.head.log_factor.fill_(scale_factor(cost))
         if not self.method.classes:
-            cap.conformal.keep([_scores(stretched(law, log_factor), y) for law, y in laws])
+            cap.conformal.keep(scores)
         return type(self)(self.frozen, cap)
 
     def interval(self, x: Any, mass: float = 0.9) -> tuple[Tensor, Tensor]:
         """Split-conformal interval mean -+ q stddev, hierarchical (Lee et al. 2023, arXiv 2306.06342, section 3).
 
+        The standard deviation is that before `calibrate`, since its factor was fitted to the same examples as q.
         If a new example and the n of `calibrate` are exchangeable, a number drawn at random from its target lies inside
         with probability at least `mass`, whatever the law of the errors, on average over the examples; the numbers
         within one example may depend on each other in any way.
@@ -482,6 +540,6 @@ class BayesCapPosterior(Posterior):
         Raises:
             ValueError: not calibrated, a mass outside (0, 1), or too few examples for it: 1 / (n + 1) > 1 - mass.
         """
-        law: Any = self.predict(x)
+        law: Any = self.cap._predict(self._read(x), stretch=False)
         width = self.cap.conformal.quantile(mass) * law.stddev
         return law.mean - width, law.mean + width

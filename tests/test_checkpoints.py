@@ -103,7 +103,7 @@ def test_files_without_a_digest_are_read(path):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda t, h: h.update(method="Oracle"), "the method is 'Oracle', which is none of PFN, LCPFN, GP"),
+        (lambda t, h: h.update(method="Oracle"), "the method is 'Oracle', which is none of PFN, LCPFN, BayesCap, GP"),
         (lambda t, h: h.update(format=2, version="9.9"), "the format is 2 .* written by version '9.9', so install"),
         (lambda t, h: h.pop("format"), "the format is None"),
         (lambda t, h: h.pop("recipe"), "lacks 'recipe'"),

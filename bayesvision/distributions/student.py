@@ -27,7 +27,7 @@ class _Tail(torch.autograd.Function):
         # the share of either tail, by whichever argument of the incomplete beta function keeps its digits
         far = scipy.special.betainc(v / 2, 0.5, v / (v + squared)) / 2
         near = 0.5 - scipy.special.betainc(0.5, v / 2, squared / (v + squared)) / 2
-        tail = np.where(squared > v, far, near)
+        tail = np.where(squared > 1, far, near)
         return torch.as_tensor(np.where(value < 0, tail, 1 - tail)).to(z)
 
     @staticmethod

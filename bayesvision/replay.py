@@ -245,12 +245,13 @@ class _Forecaster:
         ranked = np.argsort(-found, 1, kind="stable")
         found, whole = (np.take_along_axis(v, ranked, 1) for v in (found, whole))
         pairs = whole[:, :-1] & (found[:, :-1] > found[:, 1:])
-        row, column = np.nonzero(pairs & (pairs.cumsum(1) <= TOP))
+        rank = pairs.cumsum(1)
+        row, column = np.nonzero(pairs & (rank <= TOP))
         one, value = runs[row, ranked[row, column]], found[row, column + 1][:, None]
         before = self.open[one] & (self.tops[one] < value)
         p = np.where(before, self._look(one, np.broadcast_to(value, before.shape)), 1.0).min(1)
         lowest = np.full((len(runs), TOP), np.nan)
-        lowest[row, pairs.cumsum(1)[row, column] - 1] = p
+        lowest[row, rank[row, column] - 1] = p
         return lowest
 
     def _look(self, runs: Any, best: Any) -> Any:

@@ -33,6 +33,7 @@ import bayesvision as bv
 from bayesvision import metrics
 from bayesvision.calibration import constant_law
 from bayesvision.distributions import GeneralizedNormal, Mixture, Normal
+from bayesvision.distributions.base import reshaped
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from demosaic import build, even, mosaic, photographs
@@ -289,9 +290,8 @@ def at(law: Any, place: Tensor) -> Any:
     """The law of some of the numbers of an image."""
     if isinstance(law, Mixture):
         parts = law.component_distribution
-        names = [getattr(parts, n).reshape(-1, parts.batch_shape[-1])[place] for n in parts.arg_constraints]
-        return Mixture.of(type(parts)(*names, validate_args=False))
-    return type(law)(*(getattr(law, n).flatten()[place] for n in law.arg_constraints), validate_args=False)
+        return Mixture.of(reshaped(parts, lambda v: v.reshape(-1, v.shape[-1])[place]))
+    return reshaped(law, lambda v: v.flatten()[place])
 
 
 @torch.no_grad()
@@ -396,7 +396,7 @@ def pictures(folder: Path, posterior: Any, legacy: Any, test: Images) -> None:
     best = int(np.argmax([float((y - a).square().mean()) for y, a in zip(test.y, test.answers, strict=True)]))
     with torch.no_grad():
         law = posterior.predict(test.x[best].unsqueeze(0))
-        figure = plots.uncertainty_maps(first(law), test.x[best], test.y[best])
+        figure = plots.uncertainty_maps(reshaped(law, lambda v: v[0]), test.x[best], test.y[best])
         figure.savefig(folder / "bayescap_maps.png", dpi=110)
         figure = Figure(figsize=(10, 4.2), layout="constrained", facecolor="white")
         left, right = figure.subplots(1, 2)
@@ -414,10 +414,6 @@ def pictures(folder: Path, posterior: Any, legacy: Any, test: Images) -> None:
         plots.calibration_curve(laws, target, ax=left)
         plots.sparsification_curve(curves, ax=right)
         figure.savefig(folder / "bayescap_curves.png", dpi=110)
-
-
-def first(law: Any) -> Any:
-    return type(law)(*(getattr(law, n)[0] for n in law.arg_constraints), validate_args=False)
 
 
 def main() -> None:

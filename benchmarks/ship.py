@@ -7,23 +7,18 @@ Nobody who has to infer them can reach that, so the gap is an upper bound on tha
 """
 
 import argparse
-import hashlib
-import json
-import tempfile
 from pathlib import Path
 
 import torch
 from common import machine
+from shipping import as_stored, ship
 
 import bayesvision as bv
-from bayesvision.checkpoints import save
-from bayesvision.files import replacing
 from bayesvision.methods.pfn import PFNPosterior
 from bayesvision.training import generator
 from priors import GaussianProcessMixture, Task
 from priors.kernels import gram
 
-PLACE = Path(bv.__file__).parent / "pretrained"
 QUERIES = 20
 
 
@@ -87,10 +82,7 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     posterior = bv.load(a.checkpoint)
-    half = PLACE / f"{a.name}.safetensors"
-    with tempfile.TemporaryDirectory() as folder:
-        save(posterior, Path(folder) / half.name, torch.float16)
-        stored = bv.load(Path(folder) / half.name)  # what is shipped is what is measured
+    stored = as_stored(posterior)
     task = GaussianProcessMixture(features=4).sample(50, 70, generator=generator("cpu", 5))
     before, after = (p.condition(task.x[:, :50], task.y[:, :50]).predict(task.x[:, 50:]) for p in (posterior, stored))
     change = float((before.cdf(task.y[:, 50:]) - after.cdf(task.y[:, 50:])).abs().max())
@@ -100,12 +92,7 @@ def main() -> None:
         "largest change of the cdf by float16": round(change, 6),
         "measured": {title: measure(stored, a.tasks)},
     }
-    save(stored, half, torch.float16)
-    digest = hashlib.sha256(half.read_bytes()).hexdigest()
-    index = json.loads((PLACE / "index.json").read_text())
-    index[a.name] = {"file": half.name, "sha256": digest, "summary": a.summary}
-    with replacing(PLACE / "index.json") as temporary:
-        temporary.write_text(json.dumps(index, indent=2) + "\n")
+    half = ship(stored, a.name, a.summary)
     print(f"{half}: {half.stat().st_size / 1e6:.2f} MB, float16 changes the cdf by at most {change:.1e}")
 
 

@@ -6,20 +6,15 @@ Mean log-likelihood of the rest of curves drawn from the published prior, at 10,
 """
 
 import argparse
-import hashlib
-import json
-import tempfile
 from pathlib import Path
 
 import torch
 from common import machine
+from shipping import as_stored, ship
 
 import bayesvision as bv
-from bayesvision.files import replacing
 from bayesvision.training import generator
 from priors import LearningCurves
-
-PLACE = Path(bv.__file__).parent / "pretrained"
 
 
 @torch.no_grad()
@@ -50,19 +45,10 @@ def main() -> None:
     parser.add_argument("--curves", type=int, default=4000)
     a = parser.parse_args()
     torch.set_num_threads(1)
-    path = PLACE / f"{a.name}.safetensors"
     posterior = bv.load(a.checkpoint)
-    with tempfile.TemporaryDirectory() as folder:
-        bv.save(posterior, Path(folder) / path.name, torch.float16)
-        stored = bv.load(Path(folder) / path.name)  # what is shipped is what is measured
-    posterior.card["measured"] = {"on the published prior": measure(stored.float(), a.curves)}
+    posterior.card["measured"] = {"on the published prior": measure(as_stored(posterior).float(), a.curves)}
     posterior.card["measured on"] = machine()
-    bv.save(posterior, path, torch.float16)
-    index = json.loads((PLACE / "index.json").read_text(encoding="utf-8"))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    index[a.name] = {"file": path.name, "sha256": digest, "summary": a.summary}
-    with replacing(PLACE / "index.json") as temporary:
-        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    path = ship(posterior, a.name, a.summary)
     print(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB")
 
 

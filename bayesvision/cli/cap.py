@@ -74,6 +74,7 @@ def cap(net: str, data: Path, out: Path, degrade: str | None, known: Path | None
         taken = [e for e in examples if not any(e is h for h in held)]
         with waiting(f"{len(taken)} images, {train.steps} steps"):
             posterior: Any = recipe.fit(_batches(taken), _batches(held) if held else None)
+    posterior.cpu()  # where pictures and arrays are made
     out.mkdir(parents=True, exist_ok=True)
     if known is None:
         save(posterior.cap, out / "cap.safetensors")
@@ -179,7 +180,7 @@ def _write(posterior: Any, example: Example, out: Path) -> list[str]:
     from bayesvision import metrics, plots
     from bayesvision.files import replacing
 
-    alone = _first(posterior.cpu().predict(example.x.unsqueeze(0)))
+    alone = _first(posterior.predict(example.x.unsqueeze(0)))
     with replacing(out / f"{example.name}.png") as temporary:
         plots.uncertainty_maps(alone, example.x, example.y).savefig(temporary, dpi=110)
     with replacing(out / f"{example.name}.npy") as temporary, open(temporary, "wb") as file:
@@ -193,7 +194,8 @@ def _write(posterior: Any, example: Example, out: Path) -> list[str]:
 def _first(law: Any) -> Any:
     """The law of the first image of a batch."""
     from bayesvision.distributions import Mixture
+    from bayesvision.distributions.base import reshaped
 
     if isinstance(law, Mixture):
         return Mixture.of(_first(law.component_distribution))
-    return type(law)(*(getattr(law, name)[0] for name in law.arg_constraints), validate_args=False)
+    return reshaped(law, lambda v: v[0])

@@ -3,6 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ import torch.distributions as td
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-__all__ = ["Continuous", "Discrete", "bisect", "integrate"]
+__all__ = ["Continuous", "Discrete", "Located", "bisect", "integrate", "reshaped"]
 
 
 @torch.no_grad()
@@ -112,6 +113,33 @@ class Continuous(td.Distribution):
 
     def _value(self, value: float | Tensor) -> Tensor:
         return torch.as_tensor(value, dtype=self.mean.dtype, device=self.mean.device)
+
+
+class Located(Continuous):
+    """A family of tensors named in `arg_constraints`, all of one shape, among them `loc`, its mean and mode."""
+
+    loc: Tensor
+
+    def expand(self, batch_shape, _instance=None) -> Self:
+        new: Any = self._get_checked_instance(type(self), _instance)
+        for name in self.arg_constraints:
+            setattr(new, name, getattr(self, name).expand(batch_shape))
+        Continuous.__init__(new, torch.Size(batch_shape), validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mean(self) -> Float[Tensor, "*batch"]:
+        return self.loc
+
+    @property
+    def mode(self) -> Float[Tensor, "*batch"]:
+        return self.loc
+
+
+def reshaped(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The `Normal` or `Located` law whose parameters are those of `law`, each of them changed in shape."""
+    return type(law)(*(change(getattr(law, name)) for name in law.arg_constraints), validate_args=False)
 
 
 class Discrete(td.Distribution):

@@ -1,7 +1,7 @@
 """The closed-form predictive families: `Normal`, `GeneralizedNormal`, `Mixture`, `Categorical`, `Bernoulli`."""
 
 import math
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import scipy.special
@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from bayesvision.distributions.bar import Bar
-from bayesvision.distributions.base import Continuous, Discrete, bisect, integrate
+from bayesvision.distributions.base import Continuous, Discrete, Located, bisect, integrate
 
 __all__ = ["Bernoulli", "Categorical", "GeneralizedNormal", "Mixture", "Normal"]
 
@@ -53,7 +53,7 @@ class Normal(Continuous, td.Normal):
         return self.scale * (2 / math.sqrt(math.pi))
 
 
-class GeneralizedNormal(Continuous):
+class GeneralizedNormal(Located):
     """Generalised normal (exponential power) distribution.
 
     p(y) = beta / (2 alpha Gamma(1/beta)) exp(-(|y - loc| / alpha)^beta), so that beta = 2 is a normal
@@ -72,22 +72,6 @@ class GeneralizedNormal(Continuous):
     def __init__(self, loc, alpha, beta, validate_args: bool | None = None) -> None:
         self.loc, self.alpha, self.beta = broadcast_all(loc, alpha, beta)
         super().__init__(self.loc.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape, _instance=None) -> Self:
-        new: Any = self._get_checked_instance(GeneralizedNormal, _instance)
-        for name in self.arg_constraints:
-            setattr(new, name, getattr(self, name).expand(batch_shape))
-        Continuous.__init__(new, torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> Float[Tensor, "*batch"]:
-        return self.loc
-
-    @property
-    def mode(self) -> Float[Tensor, "*batch"]:
-        return self.loc
 
     @property
     def variance(self) -> Float[Tensor, "*batch"]:

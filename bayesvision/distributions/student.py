@@ -1,7 +1,7 @@
 """`StudentT`: a location-scale t distribution, whose tails fall off as a power."""
 
 import math
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.special
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
-from bayesvision.distributions.base import Continuous
+from bayesvision.distributions.base import Located
 
 __all__ = ["StudentT"]
 
@@ -42,7 +42,7 @@ def _log_density(z: Tensor, df: Tensor) -> Tensor:
     return normaliser.to(df) - (df + 1) / 2 * torch.log1p(z.square() / df)
 
 
-class StudentT(Continuous):
+class StudentT(Located):
     """Student's t with location, scale and more than two degrees of freedom.
 
     p(y) = Gamma((v + 1) / 2) / (Gamma(v / 2) sqrt(v pi) scale) (1 + z^2 / v)^(-(v + 1) / 2), z = (y - loc) / scale.
@@ -59,22 +59,6 @@ class StudentT(Continuous):
     def __init__(self, loc, scale, df, validate_args: bool | None = None) -> None:
         self.loc, self.scale, self.df = broadcast_all(loc, scale, df)
         super().__init__(self.loc.shape, validate_args=validate_args)
-
-    def expand(self, batch_shape, _instance=None) -> Self:
-        new: Any = self._get_checked_instance(StudentT, _instance)
-        for name in self.arg_constraints:
-            setattr(new, name, getattr(self, name).expand(batch_shape))
-        Continuous.__init__(new, torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    @property
-    def mean(self) -> Float[Tensor, "*batch"]:
-        return self.loc
-
-    @property
-    def mode(self) -> Float[Tensor, "*batch"]:
-        return self.loc
 
     @property
     def variance(self) -> Float[Tensor, "*batch"]:

@@ -22,6 +22,7 @@ from bayesvision.core import (
     columns_of,
 )
 from bayesvision.distributions import Categorical, Mixture, Predictive
+from bayesvision.distributions.base import reshaped
 from bayesvision.frozen import Frozen, stacked
 from bayesvision.heads import Family, SpreadHead, TemperedHead
 from bayesvision.networks import MLP, ConvNet, fitting_width
@@ -205,11 +206,6 @@ def _with_channel(y: Any, outputs: Tensor) -> Any:
     return y.unsqueeze(-1) if y.shape == outputs.shape[:-1] and outputs.shape[-1] == 1 else y
 
 
-def _without_channel(law: Any) -> Any:
-    """The same law of single numbers, whose channel of length 1 goes."""
-    return type(law)(*(getattr(law, name).squeeze(-1) for name in law.arg_constraints), validate_args=False)
-
-
 def _thinned(tensors: list[Tensor], kind: Kind, classes: int | None, count: int, source: Generator) -> list[Tensor]:
     """About `count` of the places, the same of all tensors, each as an example of its own."""
     if classes:
@@ -360,7 +356,7 @@ class Cap(Posterior):
         laws = [self._law(raw.to(wide), x.to(wide), stretch) for raw in raws]
         if self.method.classes:
             return laws[0] if len(laws) == 1 else Categorical.of_members(torch.stack([law.logits for law in laws]))
-        laws = [_without_channel(law) for law in laws] if self.kind.scalar else laws
+        laws = [reshaped(law, lambda v: v.squeeze(-1)) for law in laws] if self.kind.scalar else laws
         if len(laws) == 1:
             return laws[0]
         names = list(laws[0].arg_constraints)

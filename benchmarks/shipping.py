@@ -1,0 +1,34 @@
+"""What the scripts that put a network into the package share: the float16 file that is measured, and the index."""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bayesvision as bv
+from bayesvision.files import replacing
+
+PLACE = Path(bv.__file__).parent / "pretrained"
+
+
+def as_stored(posterior: Any) -> Any:
+    """The posterior as its float16 file gives it back: what is shipped is what is measured."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "stored.safetensors"
+        bv.save(posterior, path, torch.float16)
+        return bv.load(path)
+
+
+def ship(posterior: Any, name: str, summary: str) -> Path:
+    """Write the posterior in float16 into the package, and its digest into the index."""
+    path = PLACE / f"{name}.safetensors"
+    bv.save(posterior, path, torch.float16)
+    index = json.loads((PLACE / "index.json").read_text(encoding="utf-8"))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    index[name] = {"file": path.name, "sha256": digest, "summary": summary}
+    with replacing(PLACE / "index.json") as temporary:
+        temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return path

@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 import bayesvision as bv
 from bayesvision import metrics
-from bayesvision.calibration import constant_law
 from bayesvision.distributions import GeneralizedNormal, Mixture, Normal
 from bayesvision.distributions.base import reshaped
+from bayesvision.methods.bayescap.calibration import constant_law
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
 from demosaic import build, even, mosaic, photographs
@@ -45,7 +45,7 @@ NOISE, STRANGE = 0.05, 0.06
 
 @dataclass
 class Images:
-    """Pairs of mosaics and images, and the network's answers."""
+    """OutputDataset of mosaics and images, and the network's answers."""
 
     x: list[Tensor] = field(default_factory=list)
     y: list[Tensor] = field(default_factory=list)
@@ -205,7 +205,7 @@ def of_posterior(name: str, posterior: Any, seconds: float, calibrated: bool) ->
     def score(x: Tensor, answer: Tensor) -> float:
         return float(posterior.ood_score(x.unsqueeze(0)))
 
-    return Row(name, law, seconds, posterior.cap.card["parameters"], score, interval if calibrated else None)
+    return Row(name, law, seconds, posterior.cap.metadata["parameters"], score, interval if calibrated else None)
 
 
 def caps(

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 import bayesvision as bv
 from bayesvision import metrics
 from bayesvision.distributions import Normal
-from bayesvision.training import generator, minimize
+from bayesvision.training.loop import minimize
+from bayesvision.training.seeds import generator
 
 SETS, NOISE, PIXELS = ("concrete", "energy", "kin8nm", "power", "wine", "yacht"), 0.1, 3000
 BOTH = ("output", "input")

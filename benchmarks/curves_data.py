@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from bayesvision import Scale
+from bayesvision import MetricScale
 
 MOST = 100  # readings of a run; longer ones are thinned
 LEAST = 8
@@ -34,14 +34,14 @@ class Task(NamedTuple):
     runs: list[Run]
 
 
-def loss_scale(values: list[np.ndarray]) -> Scale:
+def loss_scale(values: list[np.ndarray]) -> MetricScale:
     """Losses between zero and what a typical run starts with, which is known once a few runs have begun."""
-    return Scale(lower=0.0, soft_lower=0.0, soft_upper=float(np.median([v[0] for v in values])), minimize=True)
+    return MetricScale(lower=0.0, soft_lower=0.0, soft_upper=float(np.median([v[0] for v in values])), minimize=True)
 
 
 SCALES: dict[str, Any] = {
-    "wer": Scale(lower=0.0, soft_lower=0.0, soft_upper=1.0, minimize=True),
-    "bleu": Scale(0.0, 100.0),
+    "wer": MetricScale(lower=0.0, soft_lower=0.0, soft_upper=1.0, minimize=True),
+    "bleu": MetricScale(0.0, 100.0),
     "loss": loss_scale,
 }  # any other metric lies in [0, 1] already
 

@@ -21,7 +21,7 @@ from common import DATA, write
 from curves_data import Task, load
 
 from bayesvision import replay
-from bayesvision.checkpoints import find
+from bayesvision.io.checkpoints import find
 
 RUNS, ORDERS, MORE = 20, 40, 5  # full-length runs in the budget; orders; times the budget to go on for
 GRID = 50
@@ -48,11 +48,11 @@ def policies(table: np.ndarray, models: dict, delta: float) -> dict:
         "patience(3)": replay.Patience(3),
         "patience(5)": replay.Patience(5),
         "patience(10)": replay.Patience(10),
-        "successive halving": replay.Halving(),
+        "successive halving": replay.SuccessiveHalving(),
         "hyperband": replay.Hyperband(),
     }
     for name, model in models.items():
-        chances = replay.Chances(model.measured_in(horizon=table.shape[1]), table)
+        chances = replay.Chances(model.with_metric(horizon=table.shape[1]), table)
         found[name] = replay.Forecast(chances)
         found[f"{name}, level {delta:g}"] = replay.Forecast(chances, delta, learn=0)
     return found

@@ -18,7 +18,7 @@ from common import DATA, write
 from curves_data import Run, load
 
 import bayesvision as bv
-from bayesvision.checkpoints import find
+from bayesvision.io.checkpoints import find
 
 CUTS = (0.1, 0.2, 0.4, 0.8)
 NOISE = 1e-3

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from bayesvision import LCPFN, Train
 from bayesvision.distributions import Bar
-from bayesvision.heads import BarHead
-from bayesvision.methods.lcpfn import START, _questions, _Stream, _tokens
-from bayesvision.training import generator, minimize
+from bayesvision.methods.lcpfn.tasks import TaskStream
+from bayesvision.methods.lcpfn.tokens import START, _questions, _tokens
+from bayesvision.nn.heads import BarHead
+from bayesvision.training.loop import minimize
+from bayesvision.training.seeds import generator
 from priors import LearningCurves
 
 ROWS, BARS, SEEN = 100, 1000, (10, 20, 40, 80)
@@ -64,7 +66,7 @@ class Choice:
 
     def batches(self, method: LCPFN) -> Any:
         """The stream of a run."""
-        stream = _Stream(method, LearningCurves())
+        stream = TaskStream(method, LearningCurves())
         if not self.one:
             return stream.batch
 

@@ -16,10 +16,11 @@ from common import mean_and_error, write
 from torch import Tensor
 
 import bayesvision as bv
-from bayesvision.baselines.curves import CurveFit, LastValue
+from bayesvision.baselines.curve_fit import CurveFit
 from bayesvision.baselines.ensemble import Ensemble
-from bayesvision.checkpoints import find
-from bayesvision.training import generator
+from bayesvision.baselines.last_value import LastValue
+from bayesvision.io.checkpoints import find
+from bayesvision.training.seeds import generator
 from priors.curves import LearningCurves
 
 SEEN = (10, 20, 40, 80)

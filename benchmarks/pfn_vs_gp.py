@@ -12,8 +12,9 @@ import torch
 from common import RESULTS, mean_and_error, write
 
 import bayesvision as bv
-from bayesvision.methods.pfn import PFNPosterior
-from bayesvision.training import JsonLines, generator
+from bayesvision.methods.pfn.pfn import PFNPosterior
+from bayesvision.training.loggers import JsonLines
+from bayesvision.training.seeds import generator
 from priors import GaussianProcess
 
 CONTEXTS = (1, 2, 5, 10, 20, 50, 100)
@@ -63,7 +64,7 @@ def main() -> None:
             arguments.folder.mkdir(parents=True, exist_ok=True)
             log = JsonLines(arguments.folder / f"features{features}.jsonl")
         posterior = method.fit(prior, log)
-        networks[str(features)] = {"card": posterior.card, "gaps": gaps(posterior, prior, arguments.tasks)}
+        networks[str(features)] = {"metadata": posterior.metadata, "gaps": gaps(posterior, prior, arguments.tasks)}
         write("pfn_vs_gp", {"networks": dict(sorted(networks.items()))})
 
 

@@ -12,7 +12,7 @@ import torch
 from common import mean_and_error, write
 
 import bayesvision as bv
-from bayesvision.training import generator
+from bayesvision.training.seeds import generator
 from priors import GaussianProcessMixture
 
 QUERIES = 20

@@ -14,8 +14,8 @@ from common import machine
 from shipping import as_stored, ship
 
 import bayesvision as bv
-from bayesvision.methods.pfn import PFNPosterior
-from bayesvision.training import generator
+from bayesvision.methods.pfn.pfn import PFNPosterior
+from bayesvision.training.seeds import generator
 from priors import GaussianProcessMixture, Task
 from priors.kernels import gram
 
@@ -87,7 +87,7 @@ def main() -> None:
     before, after = (p.condition(task.x[:, :50], task.y[:, :50]).predict(task.x[:, 50:]) for p in (posterior, stored))
     change = float((before.cdf(task.y[:, 50:]) - after.cdf(task.y[:, 50:])).abs().max())
     title = "nll in nats against the Gaussian process that knows the hyper-parameters"
-    stored.card |= {
+    stored.metadata |= {
         "measured on": machine(),
         "largest change of the cdf by float16": round(change, 6),
         "measured": {title: measure(stored, a.tasks)},

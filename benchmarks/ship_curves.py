@@ -13,7 +13,7 @@ from common import machine
 from shipping import as_stored, ship
 
 import bayesvision as bv
-from bayesvision.training import generator
+from bayesvision.training.seeds import generator
 from priors import LearningCurves
 
 
@@ -46,8 +46,8 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     posterior = bv.load(a.checkpoint)
-    posterior.card["measured"] = {"on the published prior": measure(as_stored(posterior).float(), a.curves)}
-    posterior.card["measured on"] = machine()
+    posterior.metadata["measured"] = {"on the published prior": measure(as_stored(posterior).float(), a.curves)}
+    posterior.metadata["measured on"] = machine()
     path = ship(posterior, a.name, a.summary)
     print(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import bayesvision as bv
-from bayesvision.files import replacing
+from bayesvision.io.tensors import replacing
 
 PLACE = Path(bv.__file__).parent / "pretrained"
 

@@ -21,7 +21,7 @@ from common import write
 
 import bayesvision as bv
 from bayesvision.methods import pfn
-from bayesvision.training import generator
+from bayesvision.training.seeds import generator
 from priors import BayesianLinear, GaussianProcess, GaussianProcessMixture, RandomNetwork
 
 SIZE = {"width": 128, "layers": 4, "heads": 4, "batch": 32, "rows": 101, "bars": 500}
@@ -50,7 +50,7 @@ def prior_throughput(seconds: float) -> list[dict[str, float | str]]:
     return lines
 
 
-class Fixed(pfn._Stream):
+class Fixed(pfn.TaskStream):
     """Batches of one size and split, so that both packages do the same work."""
 
     def sizes(self, step: int) -> tuple[int, int, int]:

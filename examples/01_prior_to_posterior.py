@@ -16,7 +16,7 @@ import torch
 
 import bayesvision as bv
 from bayesvision.distributions import Normal
-from bayesvision.training import generator
+from bayesvision.training.seeds import generator
 from priors import GaussianProcess
 
 parser = argparse.ArgumentParser()
@@ -33,7 +33,7 @@ if smoke:
 else:
     pfn = bv.PFN(context=30, train=train)
 posterior = pfn.fit(prior)
-print(f"{posterior.card['tasks']:,} data sets in {posterior.card['seconds']:.0f} s")
+print(f"{posterior.metadata['tasks']:,} data sets in {posterior.metadata['seconds']:.0f} s")
 
 # %%
 # ``fit`` has seen the prior but no data, so ``predict`` gives the prior predictive. ``condition`` returns a new

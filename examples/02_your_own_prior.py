@@ -17,9 +17,9 @@ import pyro.distributions as dist
 import torch
 
 import bayesvision as bv
-from bayesvision.training import generator
+from bayesvision.training.seeds import generator
 from priors import Task
-from priors.pyro import PyroPrior
+from priors.programs.prior import PyroPrior
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--smoke", action="store_true", help="train and sample for seconds")

@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import bayesvision as bv
-from bayesvision.training import generator
+from bayesvision.training.seeds import generator
 from priors import RandomNetwork
 
 parser = argparse.ArgumentParser()

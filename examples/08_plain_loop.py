@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 # %%
 # A loss is no metric in [0, 1], so it needs a ``Scale``: never below 0, mostly below 2.5, and smaller is better.
 
-rule = bv.StoppingRule(horizon=epochs, scale=bv.Scale(lower=0, soft_lower=0, soft_upper=2.5, minimize=True))
+rule = bv.StoppingRule(horizon=epochs, scale=bv.MetricScale(lower=0, soft_lower=0, soft_upper=2.5, minimize=True))
 
 # %%
 # A search over learning rates on the digits of scikit-learn. The only line that is new in the loop is

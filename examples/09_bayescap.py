@@ -41,7 +41,7 @@ net = build()
 steps = 20 if smoke else 300
 cap = bv.BayesCap(net, reads=("output", "input"), crop=48, train=bv.Train(steps=steps, batch=8, lr=2e-3))
 post = cap.fit(train, calibrate=held)
-print({name: post.cap.card[name] for name in ("frozen parameters", "parameters", "seconds")})
+print({name: post.cap.metadata[name] for name in ("frozen parameters", "parameters", "seconds")})
 
 # %%
 # The prediction is a distribution of the shape of the image. Its mean is the network's answer.

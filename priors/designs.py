@@ -1,29 +1,14 @@
 """Input designs: how the rows of a data set spread over the unit cube, and checks that the priors share."""
 
-from numbers import Integral, Real
 from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-__all__ = ["Design", "check_counts", "check_design", "check_positive", "choose", "draw_inputs"]
+__all__ = ["Design", "check_design", "choose", "draw_inputs"]
 
 Design = Literal["uniform", "gaussian", "clustered", "mixed"]
-
-
-def check_counts(**counts: object) -> None:
-    """Raise a `ValueError` that names the first of `counts` which is not a positive integer."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")
-
-
-def check_positive(**values: object) -> None:
-    """Raise a `ValueError` that names the first of `values` which is not positive and finite."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
-            raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
 def check_design(design: str) -> None:

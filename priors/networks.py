@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
 
-from priors.designs import Design, check_counts, check_design, check_positive, draw_inputs
-from priors.regression import feature_range
+from priors.checks import check_counts, check_positive, feature_range
+from priors.designs import Design, check_design, draw_inputs
 from priors.task import Task
 
 if TYPE_CHECKING:
-    import priors.pyro
+    import priors.programs.models
 
 __all__ = ["RandomNetwork"]
 
@@ -103,7 +103,7 @@ class RandomNetwork:
         draw = self._threshold if self.link == "threshold" else self._softmax
         return Task(x, draw(f, generator), theta, self)
 
-    def program(self) -> "priors.pyro.NetworkProgram":
+    def program(self) -> "priors.programs.models.NetworkProgram":
         """The same prior as a pyro model, for Markov chain Monte Carlo; needs pyro.
 
         Raises:
@@ -111,7 +111,7 @@ class RandomNetwork:
         """
         if self.classes is not None:
             raise ValueError(f"classes must be None for a program, got {self.classes}; only regression has one")
-        from priors.pyro import NetworkProgram
+        from priors.programs.models import NetworkProgram
 
         return NetworkProgram(self)
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from bayesvision import GP, LCPFN, MCMC, PFN, BayesCap, Data, Scale, Train
-from bayesvision.training import generator
+from bayesvision import GP, LCPFN, MCMC, PFN, BayesCap, Data, MetricScale, Train
+from bayesvision.training.seeds import generator
 from priors import BayesianLinear, LearningCurves, RandomNetwork
 
 FEATURES, ROWS, QUERIES = 2, 12, 7
@@ -55,17 +55,17 @@ class CurveInstance(Instance):
 
     features: int = 1
     horizon: float = 100.0
-    scale: Scale | None = None
+    scale: MetricScale | None = None
 
     @property
     def far(self) -> torch.Tensor:
         return self.horizon * torch.tensor([[1e-9], [0.999], [1.0]])
 
     def fit(self, x: Any, y: Any) -> Any:
-        return self.method.fit(self.prior).measured_in(self.horizon, self.scale).condition(x, y)
+        return self.method.fit(self.prior).with_metric(self.horizon, self.scale).condition(x, y)
 
     def learn(self, x: Any, y: Any) -> Any:
-        return base(self).measured_in(self.horizon, self.scale).condition(x, y)
+        return base(self).with_metric(self.horizon, self.scale).condition(x, y)
 
     def rows(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
         task = self.prior.sample(1, 100, generator=torch.Generator().manual_seed(7))
@@ -107,12 +107,12 @@ class Frozen(torch.nn.Module):
     def __init__(self, outputs: int | None) -> None:
         super().__init__()
         source = generator("cpu", 0)
-        self.inward = torch.nn.Parameter(torch.randn(FEATURES, 6, generator=source, dtype=torch.float32))
-        self.outward = torch.nn.Parameter(torch.randn(6, outputs or 1, generator=source, dtype=torch.float32))
+        self.input_layer = torch.nn.Parameter(torch.randn(FEATURES, 6, generator=source, dtype=torch.float32))
+        self.output_layer = torch.nn.Parameter(torch.randn(6, outputs or 1, generator=source, dtype=torch.float32))
         self.outputs = outputs
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = (torch.tanh(x @ self.inward) + 0.1 * x @ self.inward) @ self.outward
+        y = (torch.tanh(x @ self.input_layer) + 0.1 * x @ self.input_layer) @ self.output_layer
         return y if self.outputs else y.squeeze(-1)
 
 
@@ -155,7 +155,7 @@ INSTANCES = (
         frozenset({CONDITIONABLE, STORABLE}),
         LearningCurves(),
         horizon=350.0,
-        scale=Scale(0, 50, 0, 10, minimize=True),
+        scale=MetricScale(0, 50, 0, 10, minimize=True),
     ),
     Instance("gp", GP(restarts=0, steps=20), frozenset({CONDITIONABLE, STORABLE, JOINT})),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),

@@ -120,8 +120,8 @@ def test_it_is_small_by_default():
     x = draws(0, 4, 3, 12, 12)
     for members in (1, 2):
         post = BayesCap(net, members=members, train=Train(1, 2, device="cpu")).fit(Data(x, x))
-        assert post.cap.card["parameters"] <= post.cap.card["frozen parameters"] / 4
-        assert post.cap.card["parameters"] > post.cap.card["frozen parameters"] / 8
+        assert post.cap.metadata["parameters"] <= post.cap.metadata["frozen parameters"] / 4
+        assert post.cap.metadata["parameters"] > post.cap.metadata["frozen parameters"] / 8
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
@@ -144,7 +144,7 @@ def test_a_callable_that_returns_numpy(maps):
 
     post = BayesCap(remote, reads=("output", "input"), crop=8, train=QUICK).fit([(x.numpy(), y.numpy())])
     law = post.predict(x.numpy())
-    assert np.array_equal(law.mean.numpy(), remote(x)) and post.cap.card["frozen parameters"] is None
+    assert np.array_equal(law.mean.numpy(), remote(x)) and post.cap.metadata["frozen parameters"] is None
     torch.testing.assert_close(post.predict(x).stddev, law.stddev)
 
 
@@ -193,11 +193,11 @@ def test_vectors_and_numbers(family):
 
 def test_the_legacy_loss_forgets_the_shape_and_triples_the_variance():
     """Constants alone, fitted to a million normal errors: beta 0.6842 and 3.34 times the variance; exact, 2 and 1."""
-    from bayesvision.calibration import released_loss
+    from bayesvision.methods.bayescap.calibration import legacy_loss
 
     r = draws(6, 1_000_000).double()
     found = {}
-    for name, start in {"legacy": released_loss, "exact": lambda law, y: -law.log_prob(y).mean()}.items():
+    for name, start in {"legacy": legacy_loss, "exact": lambda law, y: -law.log_prob(y).mean()}.items():
         log_alpha, beta = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
         leaves = [log_alpha.requires_grad_(), beta.requires_grad_()]
         solver = torch.optim.LBFGS(leaves, max_iter=100, line_search_fn="strong_wolfe", tolerance_change=1e-12)
@@ -277,9 +277,9 @@ def test_a_compiled_network_is_left_as_it_was(maps):
 
 @pytest.mark.parametrize(("family", "end"), [("generalized", 1.9), ("student", 50.0)])
 def test_a_tail_that_starts_at_its_end_still_learns(family, end):
-    from bayesvision.heads import SpreadHead
+    from bayesvision.methods.bayescap.heads import ScaleHead
 
-    head = SpreadHead(family, 1, -1)
+    head = ScaleHead(family, 1, -1)
     head.tail.fill_(end)
     for start in (-3.0, 0.0, 10.0):
         raw = torch.tensor([[0.0, start]], requires_grad=True)
@@ -329,7 +329,7 @@ def test_one_number_mends_the_scale(maps, fitted):
 
 def test_conformal_intervals_hold_by_counting():
     """n + 1 exchangeable examples: for each one left out, the others' interval covers it in at least 90 % of them."""
-    from bayesvision.calibration import Conformal
+    from bayesvision.methods.bayescap.calibration import Conformal
 
     source = np.random.default_rng(0)
     groups = [
@@ -479,10 +479,10 @@ def test_bad_recipes(fields, message):
 
 
 def test_large_pairs_go_to_a_file_and_say_the_same(maps):
-    from bayesvision.pairs import Pairs
+    from bayesvision.methods.bayescap.dataset import OutputDataset
 
     _, x, y = maps
-    small, large = Pairs(), Pairs(large=5000)
+    small, large = OutputDataset(), OutputDataset(large=5000)
     for pairs in (small, large):
         for k in range(0, 24, 6):
             pairs.add(x[k : k + 6], x[k : k + 6], y[k : k + 6])

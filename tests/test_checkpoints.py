@@ -18,7 +18,7 @@ from instances import INSTANCES, STORABLE, base, playing, seen
 
 import bayesvision as bv
 from bayesvision import checkpoints
-from bayesvision.files import read_tensors, write_tensors
+from bayesvision.io.tensors import read_tensors, write_tensors
 from priors import GaussianProcess
 
 ROOT = Path(__file__).parents[1]
@@ -199,7 +199,7 @@ def test_shipped_checkpoints(name):
     assert hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
     assert path.stat().st_size <= 12_000_000
     assert entry.summary
-    assert checkpoints.describe(name)["card"]["prior"]
+    assert checkpoints.describe(name)["metadata"]["prior"]
     posterior = bv.pretrained(name)
     law = posterior.predict(torch.rand(5, 1, generator=torch.Generator().manual_seed(0)))
     assert torch.isfinite(torch.stack([law.mean, law.stddev])).all()

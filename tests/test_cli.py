@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import bayesvision as bv
 from bayesvision.cli import main
-from bayesvision.tables import read_csv
+from bayesvision.io.tables import read_csv
 from priors import GaussianProcess, GaussianProcessMixture
 
 RECIPE = """
@@ -188,7 +188,7 @@ def test_pretrain_then_info_and_validate(tmp_path: Path) -> None:
     result = run("info", out)
     assert result.exit_code == 0 and "GaussianProcess" in result.output and "parameters" in result.output
     header = json.loads(run("info", out, "--json").output)
-    assert header["card"]["prior"]["lengthscale"] == 0.3 and header["recipe"]["train"]["steps"] == 12
+    assert header["metadata"]["prior"]["lengthscale"] == 0.3 and header["recipe"]["train"]["steps"] == 12
 
     result = run("validate", out, "--tasks", "3", "--rows", "2,5", "--no-nuts")
     assert result.exit_code == 0, result.output
@@ -213,7 +213,7 @@ def test_pretrain_then_info_and_validate(tmp_path: Path) -> None:
         ('[prior]\nname = "GaussianProcess"\n[pfn]\nwidth = 8.5\n', ("width", "8.5")),
         ("prior = 3\n", ("prior", "section")),
         ('pfn = 3\n[prior]\nname = "GaussianProcess"\n', ("pfn", "section")),
-        ('[prior]\nname = "MixtureOf"\npriors = ["a"]\n', ("prior",)),
+        ('[prior]\nname = "PriorMixture"\npriors = ["a"]\n', ("prior",)),
         ('[prior]\nname = "GaussianProcess"\n[train]\ndevice = "foo"\n', ("device", "foo")),
         ('[prior]\nname = "GaussianProcess"\n[other]\nsteps = 0\n', ("other",)),
     ],
@@ -266,7 +266,7 @@ def test_recipe_of_a_mixture(tmp_path: Path) -> None:
     recipe, out = tmp_path / "recipe.toml", tmp_path / "out.safetensors"
     text = RECIPE.format(steps=2).split("[pfn]")
     text[0] = """[prior]
-name = "MixtureOf"
+name = "PriorMixture"
 weights = [1.0, 2.0]
 [[prior.priors]]
 name = "GaussianProcess"
@@ -276,7 +276,7 @@ name = "BayesianLinear"
 """
     recipe.write_text("[pfn]".join(text))
     assert run("pretrain", recipe, "--out", out).exit_code == 0
-    parts = json.loads(run("info", out, "--json").output)["card"]["prior"]["priors"]
+    parts = json.loads(run("info", out, "--json").output)["metadata"]["prior"]["priors"]
     assert [part["name"] for part in parts] == ["GaussianProcess", "BayesianLinear"]
     result = run("validate", out, "--tasks", "2", "--rows", "4")  # a mixture has no program for NUTS
     assert result.exit_code == 0 and "MLE-II" in result.output and "NUTS" not in result.output
@@ -311,4 +311,4 @@ def test_the_card_holds_the_prior(tmp_path: Path) -> None:
     recipe.write_text(RECIPE.format(steps=2))
     out = tmp_path / "out.safetensors"
     assert run("pretrain", recipe, "--out", out).exit_code == 0
-    assert bv.load(out).card["prior"] == {"name": "GaussianProcess", **vars(GaussianProcess(lengthscale=0.3))}
+    assert bv.load(out).metadata["prior"] == {"name": "GaussianProcess", **vars(GaussianProcess(lengthscale=0.3))}

@@ -72,7 +72,7 @@ def test_curves_agrees_with_the_library(tiny: str, log: Path, tmp_path: Path) ->
     out = tmp_path / "out.csv"
     result = run("curves", log, "--model", tiny, "--horizon", "80", "--mass", "0.5", "--out", out, "--minimize")
     assert result.exit_code == 0, result.output
-    posterior = bv.load(tiny).measured_in(80.0, bv.Scale(0.0, 1.0, minimize=True))
+    posterior = bv.load(tiny).with_metric(80.0, bv.MetricScale(0.0, 1.0, minimize=True))
     law = posterior.condition(np.arange(1.0, 26), np.round(rising(0.97, 25), 5)).predict([80.0])
     expected = [float(law.mean), *(float(v) for v in law.interval(0.5))]
     row = rows(out)["promising"]

@@ -11,7 +11,7 @@ import torch.distributions as td
 from instances import CONDITIONABLE, INSTANCES, JOINT, LATENT, QUERIES, ROWS, STORABLE, playing, seen
 
 import bayesvision as bv
-from bayesvision.core import Conditionable, Joint, Latent, Posterior, Storable
+from bayesvision.core.roles import Conditionable, Joint, Latent, Posterior, Storable
 from bayesvision.distributions import Continuous, Discrete
 
 CONTINUOUS = [i for i in INSTANCES if i.classes is None]

@@ -11,18 +11,12 @@ from hypothesis import strategies as st
 from instances import CONDITIONABLE, FEATURES, INSTANCES, ROWS, CapInstance, CurveInstance, seen
 from torch import nn
 
-from bayesvision.core import (
-    Data,
-    Prior,
-    check_classes,
-    check_inputs,
-    check_prior,
-    check_targets,
-    columns_of,
-    describe,
-    share,
-)
-from bayesvision.methods.pfn import PFN
+from bayesvision.core.checks import check_classes, check_inputs, check_prior, check_targets, columns_of
+from bayesvision.core.data import Data
+from bayesvision.core.modules import share
+from bayesvision.core.recipes import describe
+from bayesvision.core.roles import Prior
+from bayesvision.methods.pfn.pfn import PFN
 from priors import BayesianLinear
 
 NAMES = ["a", "b"]

@@ -11,13 +11,15 @@ import torch.distributions as td
 from checks import rejected
 from pyro import poutine
 
-from bayesvision.baselines.curves import CurveFit, LastValue, _value_and_gradient
+from bayesvision.baselines.curve_fit import CurveFit, _value_and_gradient
 from bayesvision.baselines.ensemble import CurvePrior, Ensemble, EnsemblePosterior, _autocorrelation
+from bayesvision.baselines.last_value import LastValue
 from bayesvision.baselines.mcmc import MCMC
-from bayesvision.core import Data, Posterior
+from bayesvision.core.data import Data
+from bayesvision.core.roles import Posterior
 from bayesvision.distributions import Mixture, Normal
-from priors.curves import LAWS, LearningCurves
-from priors.pyro import CurveProgram
+from priors.curves import PARAMETER_PRIORS, LearningCurves
+from priors.programs.models import CurveProgram
 
 PRIOR = LearningCurves(10)
 
@@ -127,7 +129,7 @@ def test_the_last_value_has_its_formula():
 
 def outside(theta):
     """One accepted draw with one parameter out of its support, with a noise that is no number, and a curve above 1."""
-    for name, (law, a, b) in LAWS.items():
+    for name, (law, a, b) in PARAMETER_PRIORS.items():
         for value in (a - 0.01, b + 0.01) if law == "uniform" else (0.0, -1.0):
             yield {**theta, name: torch.full_like(theta[name], value)}
     yield {**theta, "sigma": theta["sigma"] * math.nan}
@@ -139,7 +141,7 @@ def test_the_density_of_the_prior_is_the_sum_of_its_laws():
     theta = {name: value.double() for name, value in theta.items()}
     truth = sum(
         (td.Uniform(a, b) if law == "uniform" else td.LogNormal(a, b)).log_prob(theta[name])
-        for name, (law, a, b) in LAWS.items()
+        for name, (law, a, b) in PARAMETER_PRIORS.items()
     )
     torch.testing.assert_close(PRIOR.log_prob(theta), truth)
     batch = PRIOR.log_prob({name: value.reshape(3, 4) for name, value in theta.items()})
@@ -177,7 +179,7 @@ def test_the_no_u_turn_sampler_runs_on_the_program():
     task = PRIOR.sample(1, 6, generator=seeded(1))
     x, y = task.x[0], task.y[0]
     posterior = MCMC(PRIOR.program(), warmup=10, draws=8, chains=1, max_tree_depth=3).fit(Data(x[:4], y[:4]))
-    assert set(posterior.latent) == set(LAWS) and PRIOR.fits(posterior.latent).all()
+    assert set(posterior.latent) == set(PARAMETER_PRIORS) and PRIOR.fits(posterior.latent).all()
     law = posterior.predict(x)
     assert isinstance(law, Mixture) and law.batch_shape == (6,) and law.log_prob(y).isfinite().all()
     pyro.get_param_store().clear()

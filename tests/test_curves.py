@@ -7,8 +7,8 @@ import torch
 from checks import rejected
 from scipy.stats import binom
 
-from priors import LearningCurves, LearningCurvesPlus
-from priors.curves import LAWS
+from priors import LearningCurves, RealisticLearningCurves
+from priors.curves import PARAMETER_PRIORS
 
 
 def source(seed=0):
@@ -16,7 +16,7 @@ def source(seed=0):
 
 
 def sites(values):
-    return dict(zip(LAWS, values.unbind(-1), strict=True))
+    return dict(zip(PARAMETER_PRIORS, values.unbind(-1), strict=True))
 
 
 def reference(theta, t):
@@ -82,7 +82,7 @@ def test_predicting_the_marginal_of_the_prior():
     assert 0.05 < total / 10 < 0.16
 
 
-@pytest.mark.parametrize("prior", [LearningCurves(), LearningCurvesPlus()], ids=["published", "plus"])
+@pytest.mark.parametrize("prior", [LearningCurves(), RealisticLearningCurves()], ids=["published", "plus"])
 def test_a_batch_is_a_function_of_its_generator(prior):
     a, b, c = (prior.sample(9, 50, generator=source(k)) for k in (5, 5, 6))
     assert torch.equal(a.y, b.y) and torch.equal(a.x, b.x)
@@ -103,13 +103,13 @@ def test_rows_are_the_first_epochs():
 
 def test_epochs_increase_up_to_the_horizon():
     for rows in (1, 2, 7, 100):
-        x = LearningCurvesPlus().sample(500, rows, generator=source(7)).x[..., 0]
+        x = RealisticLearningCurves().sample(500, rows, generator=source(7)).x[..., 0]
         assert (x > 0).all() and (x[:, -1] == 100).all()
         assert (x.diff(dim=-1) > 0).all()
 
 
 def test_all_kinds_of_curves_occur():
-    task = LearningCurvesPlus(exact=0.0).sample(4000, 100, generator=source(8))
+    task = RealisticLearningCurves(exact=0.0).sample(4000, 100, generator=source(8))
     y = task.y
     assert torch.isfinite(y).all()
     late, spread = y[:, -10:].mean(-1), y.std(-1)
@@ -128,10 +128,10 @@ def test_all_kinds_of_curves_occur():
 
 
 def test_the_share_of_published_curves():
-    both = LearningCurvesPlus(exact=1.0).sample(300, 100, generator=source(9))
+    both = RealisticLearningCurves(exact=1.0).sample(300, 100, generator=source(9))
     regular = (both.x[..., 0] - torch.arange(1.0, 101.0)).abs().amax(-1) < 1e-3
     assert binom.sf(int(regular.sum()), 300, 0.6) > 1e-6 and binom.cdf(int(regular.sum()), 300, 0.6) > 1e-6
     final = both.y[regular][:, -1]
     assert 0.5 < final.median() < 0.75
     with rejected("exact must lie in"):
-        LearningCurvesPlus(exact=1.5)
+        RealisticLearningCurves(exact=1.5)

@@ -21,7 +21,7 @@ from bayesvision.distributions import (
     Normal,
     StudentT,
 )
-from bayesvision.distributions.base import bisect
+from bayesvision.distributions.numerics import bisect
 
 EDGES = [-2.0, -1.2, -1.0, -0.1, 0.4, 0.5, 1.7, 2.5]
 LOGITS = [[0.3, -1.0, 0.8, 2.0, -0.5, 0.1, -2.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [3.0, -3.0, 1, -2, 0, -9, 2.0]]
@@ -175,7 +175,7 @@ class TestLaws:
         y, value = grid(d), places(d)
         density = d.log_prob(y).exp()
         expected = torch.stack([integral(density * (y - v).abs(), y) for v in value])
-        torch.testing.assert_close(d.absolute_error(value), expected, atol=0, rtol=2e-3)
+        torch.testing.assert_close(d.expected_absolute_error(value), expected, atol=0, rtol=2e-3)
 
     def test_mean_difference_is_an_integral(self, d):
         y = grid(d)
@@ -236,7 +236,7 @@ class TestLaws:
     def test_shapes(self, d):
         assert d.event_shape == ()
         y = places(d)
-        for name in ("log_prob", "cdf", "absolute_error", "crps", "probability_above", "expected_improvement"):
+        for name in ("log_prob", "cdf", "expected_absolute_error", "crps", "probability_above", "expected_improvement"):
             assert getattr(d, name)(y).shape == y.shape
             assert getattr(d, name)(y[0]).shape == d.batch_shape
         assert d.mean.shape == d.variance.shape == d.stddev.shape == d.mean_difference.shape == d.batch_shape
@@ -252,7 +252,7 @@ class TestLaws:
         y = value.to(kind)
         tolerance = {"atol": 2e-5, "rtol": 2e-4} if kind == torch.float32 else {"atol": 0, "rtol": 0}
         scale = exact.stddev
-        for name in ("cdf", "absolute_error", "crps", "probability_above", "expected_improvement"):
+        for name in ("cdf", "expected_absolute_error", "crps", "probability_above", "expected_improvement"):
             unit = 1 if name in ("cdf", "probability_above") else scale
             actual = getattr(d, name)(y)
             assert actual.dtype == kind, name

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from bayesvision.files import KEY, read_tensors, replacing, write_tensors
+from bayesvision.io.tensors import KEY, read_tensors, replacing, write_tensors
 
 
 class Bomb:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 import bayesvision as bv
 from bayesvision import fleet as module
-from bayesvision.fleet import Fleet, readings, steps_ahead
-from bayesvision.methods.lcpfn import LCPFNPosterior
+from bayesvision.early_stopping.forecasts import RunForecaster, readings, steps_ahead
+from bayesvision.methods.lcpfn.lcpfn import LCPFNPosterior
 
-SCALES = [None, bv.Scale(0.0, math.inf, 0.0, 1.0, minimize=True)]
+SCALES = [None, bv.MetricScale(0.0, math.inf, 0.0, 1.0, minimize=True)]
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +35,14 @@ def curves(count: int, seed: int = 0) -> dict[str, tuple[list[float], list[float
 
 
 @pytest.mark.parametrize("scale", SCALES, ids=["plain", "minimised"])
-def test_runs_in_a_fleet_are_predicted_as_alone(posterior: LCPFNPosterior, scale: bv.Scale | None) -> None:
-    fleet, runs = Fleet(posterior, 50, scale), curves(20)
+def test_runs_in_a_fleet_are_predicted_as_alone(posterior: LCPFNPosterior, scale: bv.MetricScale | None) -> None:
+    fleet, runs = RunForecaster(posterior, 50, scale), curves(20)
     fleet.read({name: (x[:2], y[:2]) for name, (x, y) in runs.items()})  # then each grows by one row to seven
     fleet.read(runs)
     names = list(runs)[::-1]
     chances, finals, bands = fleet.chances(names, 0.6), fleet.finals(names, 0.8), fleet.bands(names, (0.1, 0.5, 0.9), 9)
     for name, (x, y) in runs.items():
-        alone = posterior.measured_in(50.0, scale).condition(x, y)
+        alone = posterior.with_metric(50.0, scale).condition(x, y)
         law = alone.predict(torch.arange(x[-1] + 1, 51, dtype=torch.float64))
         better = law.cdf(torch.tensor(0.6, dtype=torch.float64)) if scale else law.probability_above(0.6)
         assert chances[name] == pytest.approx(float(better.max()), abs=1e-5)
@@ -59,10 +59,12 @@ def test_runs_in_a_fleet_are_predicted_as_alone(posterior: LCPFNPosterior, scale
 
 
 def test_only_new_readings_go_through_the_network(posterior: LCPFNPosterior, monkeypatch: pytest.MonkeyPatch) -> None:
-    fleet, runs, read = Fleet(posterior, 50), curves(9), []
-    extend = Fleet._extend
+    fleet, runs, read = RunForecaster(posterior, 50), curves(9), []
+    extend = RunForecaster._extend
     monkeypatch.setattr(
-        Fleet, "_extend", lambda self, group, known: (read.append((len(group), known)), extend(self, group, known))
+        RunForecaster,
+        "_extend",
+        lambda self, group, known: (read.append((len(group), known)), extend(self, group, known)),
     )
     fleet.read(runs)
     assert sum(count for count, _ in read) == 9 and all(known == 0 for _, known in read)
@@ -81,7 +83,7 @@ def test_only_new_readings_go_through_the_network(posterior: LCPFNPosterior, mon
 def test_runs_beyond_what_is_kept_are_read_again(posterior: LCPFNPosterior, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEPT", 3)
     monkeypatch.setattr(module, "BATCH", 2)
-    fleet, whole, runs = Fleet(posterior, 50), Fleet(posterior, 50), curves(9)
+    fleet, whole, runs = RunForecaster(posterior, 50), RunForecaster(posterior, 50), curves(9)
     fleet.read({name: (x[:2], y[:2]) for name, (x, y) in runs.items()})
     fleet.read(runs)
     monkeypatch.undo()
@@ -109,10 +111,10 @@ def test_readings_are_the_first_of_each_hundredth(steps: list[int], horizon: int
 
 
 def test_problems(posterior: LCPFNPosterior) -> None:
-    fleet = Fleet(posterior, 10)
+    fleet = RunForecaster(posterior, 10)
     assert fleet.problem(([1.0], [0.5])) is None and fleet.problem(([], [])) is None
     assert "step 11" in (fleet.problem(([11.0], [0.5])) or "")
     assert "value 1.5" in (fleet.problem(([1.0], [1.5])) or "")
-    assert Fleet(posterior, 10, bv.Scale(0, 2)).problem(([1.0], [1.5])) is None
+    assert RunForecaster(posterior, 10, bv.MetricScale(0, 2)).problem(([1.0], [1.5])) is None
     with pytest.raises(ValueError, match="LCPFN"):
-        Fleet(torch.nn.Linear(1, 1), 10)
+        RunForecaster(torch.nn.Linear(1, 1), 10)

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import priors
 from bayesvision.baselines.gp import GP, GPPosterior
-from bayesvision.core import Data, Storable
-from bayesvision.files import read_tensors, write_tensors
+from bayesvision.core.data import Data
+from bayesvision.core.roles import Storable
+from bayesvision.io.tensors import read_tensors, write_tensors
 
 KERNELS = ["rbf", "matern12", "matern32", "matern52"]
 EXACT = {"rtol": 0, "atol": 1e-6}
@@ -227,12 +228,12 @@ def test_fit_is_deterministic_and_leaves_global_state_alone():
 
 
 def test_fit_logs_the_loss_of_every_start():
-    class Memory(list):
+    class KVCache(list):
         def log(self, metrics, step, /):
             self.append((step, metrics["loss"]))
 
     x, y = draw(priors.GaussianProcess(1, 0.3, 0.05), 25)
-    memory = Memory()
+    memory = KVCache()
     posterior = GP(restarts=2, standardize=False).fit(Data(x, y), memory)
     assert [step for step, _ in memory] == [0, 1, 2]
     assert -min(loss for _, loss in memory) * 25 == pytest.approx(posterior.log_evidence.item(), rel=1e-6)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bayesvision.distributions import Bar, Categorical
-from bayesvision.heads import BarHead, CategoricalHead
+from bayesvision.nn.heads import BarHead, CategoricalHead
 
 BORDERS = torch.linspace(-2, 2, 9)
 

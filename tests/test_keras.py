@@ -52,7 +52,7 @@ def test_a_second_fit_starts_afresh_at_its_epoch():
 
 
 def test_minimised_metric():
-    loss = bv.Scale(lower=0, soft_lower=0, soft_upper=2, minimize=True)
+    loss = bv.MetricScale(lower=0, soft_lower=0, soft_upper=2, minimize=True)
     assert fit([0.3 + 0.05 * k for k in range(20)], LCPFNStopping("val_acc", scale=loss)) < 15
     with pytest.raises(ValueError, match="looks like a loss"):
         LCPFNStopping("val_loss")

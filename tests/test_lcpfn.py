@@ -10,10 +10,10 @@ import torch
 from checks import rejected
 
 import bayesvision as bv
-from bayesvision import LCPFN, Scale, Train
-from bayesvision.distributions import Mixture, Normal, Rescaled
-from bayesvision.heads import MixtureHead
-from bayesvision.methods.lcpfn import FEATURES, UNIT, _tokens
+from bayesvision import LCPFN, MetricScale, Train
+from bayesvision.distributions import Mixture, Normal, TruncatedTransformed
+from bayesvision.methods.lcpfn.tokens import FEATURES, UNIT, _tokens
+from bayesvision.nn.heads import MixtureHead
 from priors import LearningCurves, Task
 
 EPOCHS = np.arange(1.0, 31.0)
@@ -130,17 +130,17 @@ def test_one_epoch_several_and_a_range():
 
 def test_a_horizon_is_a_change_of_units():
     short = tiny().condition(EPOCHS, VALUES).predict([60.0, 100.0])
-    long = tiny().measured_in(horizon=3000).condition(30 * EPOCHS, VALUES).predict([1800.0, 3000.0])
+    long = tiny().with_metric(horizon=3000).condition(30 * EPOCHS, VALUES).predict([1800.0, 3000.0])
     torch.testing.assert_close(long.mean, short.mean)
     torch.testing.assert_close(long.stddev, short.stddev)
 
 
 def test_a_scale_is_a_change_of_units():
-    scale = Scale(0, math.inf, 0, 3, minimize=True)
+    scale = MetricScale(0, math.inf, 0, 3, minimize=True)
     loss = scale.transform.inv(torch.from_numpy(VALUES))
-    law = tiny().measured_in(scale=scale).condition(EPOCHS, loss).predict(100)
+    law = tiny().with_metric(scale=scale).condition(EPOCHS, loss).predict(100)
     plain = tiny().condition(EPOCHS, VALUES).predict(100)
-    assert isinstance(law, Rescaled)
+    assert isinstance(law, TruncatedTransformed)
     best = float(loss.min())
     u = scale.normalize(torch.tensor(best))
     inside = 1 - plain.cdf(torch.tensor(0.0)) - plain.probability_above(float(scale.normalize(torch.tensor(-1e9))))
@@ -212,11 +212,11 @@ def test_bad_queries_are_refused():
 def test_units_come_before_the_data():
     posterior = tiny().condition(EPOCHS, VALUES)
     with rejected("must be set before condition"):
-        posterior.measured_in(horizon=50)
+        posterior.with_metric(horizon=50)
     with rejected("start from an empty posterior"):
         posterior.forecasts([31.0], [0.5], [40.0])
     with rejected("horizon must be a positive number"):
-        tiny().measured_in(horizon=0)
+        tiny().with_metric(horizon=0)
     with rejected("x must increase"):
         tiny().forecasts([2.0, 1.0], [0.5, 0.6], [40.0])
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayesvision.logs import Curve, Logs, Names, read_logs
+from bayesvision.io.log_formats import Names
+from bayesvision.io.logs import Curve, Logs, read_logs
 
 
 def write(path: Path, text: str | bytes) -> Path:

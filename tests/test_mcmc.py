@@ -11,9 +11,10 @@ import torch
 
 import priors
 from bayesvision.baselines.mcmc import MCMC, MCMCPosterior
-from bayesvision.core import Data, Storable
+from bayesvision.core.data import Data
+from bayesvision.core.roles import Storable
 from bayesvision.distributions import Mixture
-from priors.pyro import PyroPrior
+from priors.programs.prior import PyroPrior
 
 LINEAR = priors.BayesianLinear(1, noise=0.1)
 PROCESS = priors.GaussianProcessMixture(1, kernels=("rbf",))

@@ -165,7 +165,7 @@ def test_two_processes_on_one_journal(tmp_path):
     path = str(tmp_path / "journal.log")
     storage = optuna.storages.JournalStorage(JournalFileBackend(path))
     study = optuna.create_study(study_name="shared", storage=storage, direction="maximize")
-    attach(study, LCPFNPruner(horizon=EPOCHS, scale=bv.Scale(0, 1), at=(0.1, 0.2, 0.4), audit=0.0))
+    attach(study, LCPFNPruner(horizon=EPOCHS, scale=bv.MetricScale(0, 1), at=(0.1, 0.2, 0.4), audit=0.0))
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=work, args=(path, seed)) for seed in (1, 2)]
     for worker in workers:
@@ -254,7 +254,7 @@ def test_minimised():
     study.tell(reported(study, {k: 1 - v for k, v in good().items()}), 0.13)
     assert reported(study, {k: 1 - v for k, v in bad().items()}).should_prune() is True
     assert reported(study, {k: 0.3 - 0.02 * k for k in range(6)}).should_prune() is False
-    loss = TrendPruner(EPOCHS, bv.Scale(lower=0, soft_lower=0, soft_upper=3))  # the direction is the study's
+    loss = TrendPruner(EPOCHS, bv.MetricScale(lower=0, soft_lower=0, soft_upper=3))  # the direction is the study's
     study = make_study(loss, direction="minimize")
     study.tell(reported(study, {k: 0.2 + 2 * (k + 1) ** -0.8 for k in range(EPOCHS)}), 0.3)
     assert reported(study, {k: 1.5 + (k + 1) ** -0.8 for k in range(6)}).should_prune() is True
@@ -306,7 +306,7 @@ def test_attach(tmp_path):
     study = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="s", direction="minimize")
     with pytest.raises(ValueError, match="keeps none"):
         attach(study)
-    scale = bv.Scale(lower=0, soft_lower=0, soft_upper=4, minimize=True)
+    scale = bv.MetricScale(lower=0, soft_lower=0, soft_upper=4, minimize=True)
     attach(study, LCPFNPruner(30, scale, "return_prediction", delta=0.1, at=(0.25, 0.5)))
     other = attach(optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/study.db"))
     pruner = other.pruner

@@ -10,10 +10,11 @@ import torch
 from torch.nn.functional import one_hot
 
 from bayesvision import PFN, Train, training
-from bayesvision.methods.pfn import CHUNK, _Stream
-from bayesvision.training import seeded
-from bayesvision.units import statistics
-from priors import BayesianLinear, MixtureOf, RandomNetwork, Task
+from bayesvision.core.standardize import statistics
+from bayesvision.methods.pfn.pfn import CHUNK
+from bayesvision.methods.pfn.tasks import TaskStream
+from bayesvision.training.seeds import seeded
+from priors import BayesianLinear, PriorMixture, RandomNetwork, Task
 
 LINE = BayesianLinear(1, noise=0.1)
 CLASSES = RandomNetwork(2, classes=3)
@@ -114,7 +115,7 @@ def test_classification_beats_the_class_frequencies():
     assert wrong.log_prob(truth).mean() < frequency.log().gather(1, truth).mean()
 
 
-# Units
+# Standardization
 
 
 def test_fewer_columns_are_scaled_and_padded():
@@ -234,7 +235,7 @@ def test_many_queries_come_in_chunks():
 
 
 def stream(prior=LINE, **fields):
-    return _Stream(PFN(**{"features": 1, "context": 50, "train": Train(batch=8, device="cpu"), **fields}), prior)
+    return TaskStream(PFN(**{"features": 1, "context": 50, "train": Train(batch=8, device="cpu"), **fields}), prior)
 
 
 def test_a_batch_is_a_function_of_seed_step_and_part():
@@ -306,8 +307,8 @@ def test_a_single_row_has_no_scale():
 
 
 def test_padding_of_a_mixtures_narrower_members_is_no_column():
-    mixture = MixtureOf((BayesianLinear(1), BayesianLinear(4)))
-    stream = _Stream(replace(NARROW, train=Train(batch=64, seed=1)), mixture)
+    mixture = PriorMixture((BayesianLinear(1), BayesianLinear(4)))
+    stream = TaskStream(replace(NARROW, train=Train(batch=64, seed=1)), mixture)
     step = next(k for k in range(99) if stream.sizes(k)[2] > 1)
     size, rows, context = stream.sizes(step)
     x, _, _, _ = stream.batch(step, 0)

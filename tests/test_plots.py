@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from bayesvision import plots
-from bayesvision.core import Data
+from bayesvision.core.data import Data
 from bayesvision.distributions import Categorical, Mixture, Normal
 
 ROWS = 60

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from priors import BayesianLinear, GaussianProcess, GaussianProcessMixture, MixtureOf, RandomNetwork, Task
-from priors.designs import check_counts, check_positive, choose, draw_inputs
+from priors import BayesianLinear, GaussianProcess, GaussianProcessMixture, PriorMixture, RandomNetwork, Task
+from priors.checks import check_counts, check_positive
+from priors.designs import choose, draw_inputs
 from priors.kernels import correlation, gram, safe_cholesky, scaled_distance
 
 DESIGNS = ("uniform", "gaussian", "clustered", "mixed")
@@ -33,7 +34,7 @@ ALL = [
     RandomNetwork(2),
     RandomNetwork((1, 3), classes=4),
     RandomNetwork(2, classes=3, link="threshold"),
-    MixtureOf((BayesianLinear(1), RandomNetwork(3))),
+    PriorMixture((BayesianLinear(1), RandomNetwork(3))),
 ]
 
 
@@ -348,7 +349,7 @@ class Constant:
 class TestMixtureOf:
     def test_weights_are_honoured(self):
         # a chi-square test at a level of 1e-6
-        prior = MixtureOf(tuple(Constant(torch.tensor(k)) for k in range(3)), (1.0, 0.0, 3.0))
+        prior = PriorMixture(tuple(Constant(torch.tensor(k)) for k in range(3)), (1.0, 0.0, 3.0))
         task = prior.sample(4000, 1, generator=source())
         counts = torch.bincount(task.y[:, 0], minlength=3).numpy()
         assert counts[1] == 0
@@ -357,15 +358,15 @@ class TestMixtureOf:
         assert torch.equal(task.theta["member"], task.y[:, 0])
 
     def test_weights_are_equal_when_left_out(self):
-        task = MixtureOf((Constant(torch.tensor(0)), Constant(torch.tensor(1)))).sample(4000, 1, generator=source())
+        task = PriorMixture((Constant(torch.tensor(0)), Constant(torch.tensor(1)))).sample(4000, 1, generator=source())
         assert scipy.stats.chisquare(torch.bincount(task.y[:, 0])).pvalue > 1e-6
 
     def test_huge_weights_do_not_overflow(self):
-        prior = MixtureOf((Constant(torch.tensor(0)), Constant(torch.tensor(1))), (1e300, 1e-300))
+        prior = PriorMixture((Constant(torch.tensor(0)), Constant(torch.tensor(1))), (1e300, 1e-300))
         assert (prior.sample(50, 1, generator=source()).y == 0).all()
 
     def test_narrower_priors_are_padded_with_zeros(self):
-        prior = MixtureOf((Constant(torch.tensor(0.0), 1), Constant(torch.tensor(1.0), 3)))
+        prior = PriorMixture((Constant(torch.tensor(0.0), 1), Constant(torch.tensor(1.0), 3)))
         task = prior.sample(40, 2, generator=source())
         assert task.x.shape == (40, 2, 3)
         narrow = task.theta["member"] == 0
@@ -373,7 +374,9 @@ class TestMixtureOf:
         assert (task.x[~narrow] == 1).all()
 
     def test_integer_targets_stay_integer(self):
-        task = MixtureOf((RandomNetwork(1, classes=3), RandomNetwork(2, classes=2))).sample(20, 4, generator=source())
+        task = PriorMixture((RandomNetwork(1, classes=3), RandomNetwork(2, classes=2))).sample(
+            20, 4, generator=source()
+        )
         assert task.y.dtype == torch.int64
 
     @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
@@ -384,18 +387,18 @@ class TestMixtureOf:
             Constant(tensor64(exact), kind=torch.float64),
             Constant(torch.tensor(0.5)),
         ]
-        task = MixtureOf(tuple(parts[k] for k in order)).sample(60, 2, generator=source())
+        task = PriorMixture(tuple(parts[k] for k in order)).sample(60, 2, generator=source())
         assert task.y.dtype == task.x.dtype == torch.float64
         assert set(task.y.flatten().tolist()) == {7.0, exact, 0.5}
 
     @pytest.mark.parametrize("weights", [(1.0,), (0.0, 0.0), (-1.0, 2.0), (math.nan, 1.0), (math.inf, 1.0), ("a", 1.0)])
     def test_bad_weights_are_rejected(self, weights):
         with rejected("weights must be"):
-            MixtureOf((Constant(torch.tensor(0.0)), Constant(torch.tensor(1.0))), weights)
+            PriorMixture((Constant(torch.tensor(0.0)), Constant(torch.tensor(1.0))), weights)
 
     def test_no_priors_are_rejected(self):
         with rejected("priors must hold at least one prior"):
-            MixtureOf(())
+            PriorMixture(())
 
 
 NOT_POSITIVE = st.one_of(

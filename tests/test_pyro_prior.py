@@ -12,7 +12,8 @@ import torch.distributions as td
 from pyro import poutine
 
 import priors
-from priors.pyro import LinearProgram, NetworkProgram, ProcessMixtureProgram, ProcessProgram, PyroPrior
+from priors.programs.models import LinearProgram, NetworkProgram, ProcessMixtureProgram, ProcessProgram
+from priors.programs.prior import PyroPrior
 
 
 def line(rows):
@@ -255,6 +256,6 @@ def test_large_numbers_of_draws_go_block_by_block(monkeypatch):
     theta = prior.hyperparameters(20, 2, seeded())
     draws = {name: theta[name][:, 0].double() for name in ("lengthscale", "noise", "variance")}
     whole = prior.program().predictive(draws, x, y, x)
-    monkeypatch.setattr("priors.pyro.CELLS", 300)
+    monkeypatch.setattr("priors.programs.models.CELLS", 300)
     for a, b in zip(prior.program().predictive(draws, x, y, x), whole, strict=True):
         torch.testing.assert_close(a, b)

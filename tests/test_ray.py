@@ -156,5 +156,5 @@ def test_refused_before_training():
     with pytest.raises(ValueError, match="delta"):
         LCPFNScheduler(EPOCHS, delta=0.0)
     assert LCPFNScheduler(EPOCHS, metric="score").set_search_properties("other", "max") is False
-    loss = scheduler(metric="val_loss", mode="min", scale=bv.Scale(lower=0, soft_lower=0, soft_upper=3))
+    loss = scheduler(metric="val_loss", mode="min", scale=bv.MetricScale(lower=0, soft_lower=0, soft_upper=3))
     assert loss.trials.rule.minimize

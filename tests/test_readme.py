@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import bayesvision as bv
-from bayesvision.checkpoints import describe
 from bayesvision.cli.common import construct
 from bayesvision.cli.pretrain import METHODS, read_recipe
+from bayesvision.io.checkpoints import describe
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,4 +30,4 @@ def test_shipped_recipe_is_the_networks_own(name):
     header = describe(name)
     method = construct(getattr(bv, METHODS[section]), {**fields, "train": bv.Train(**training)}, f"[{section}]")
     assert json.loads(json.dumps(asdict(method))) == header["recipe"]
-    assert bv.core.describe(prior) == header["card"]["prior"]
+    assert bv.core.describe(prior) == header["metadata"]["prior"]

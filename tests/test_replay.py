@@ -5,18 +5,8 @@ import pytest
 import torch
 
 import bayesvision as bv
-from bayesvision.replay import (
-    Chances,
-    Forecast,
-    Halving,
-    Hyperband,
-    NoStopping,
-    Patience,
-    random_orders,
-    replay,
-    speedup,
-    steps_to,
-)
+from bayesvision.early_stopping.policies import Chances, Forecast, Hyperband, NoStopping, Patience, SuccessiveHalving
+from bayesvision.early_stopping.replay import random_orders, replay, speedup, steps_to
 
 NAN = math.nan
 SMALL = np.array([[0.1, 0.3, 0.2], [0.4, NAN, NAN], [0.2, 0.5, 0.6]])
@@ -124,7 +114,7 @@ def test_a_replay_is_what_step_by_step_gives(name: str, budget: int) -> None:
     kinds = {
         "none": (NoStopping(), lambda: lambda *_: False),
         "patience": (Patience(2), lambda: slow_patience(curves, 2)),
-        "halving": (Halving(3), lambda: slow_halving(curves, 3, [1])),
+        "halving": (SuccessiveHalving(3), lambda: slow_halving(curves, 3, [1])),
         "hyperband": (Hyperband(3), lambda: slow_halving(curves, 3, [1, 3, 9])),
         "forecast": (
             Forecast(Bounds(bounds, ~np.isnan(curves)), learn=0),
@@ -144,7 +134,7 @@ def test_no_policy_finds_more_than_no_stopping_in_the_end() -> None:
     curves, orders = some_curves(), random_orders(30, 5)
     whole = replay(curves, NoStopping(), orders)
     assert (whole.found == np.nanmax(curves)).all()
-    for policy in (Patience(1), Halving(), Hyperband(2)):
+    for policy in (Patience(1), SuccessiveHalving(), Hyperband(2)):
         result = replay(curves, policy, orders)
         assert (result.found <= whole.found).all() and (result.spent < whole.spent).all()
         assert (result.taken[~result.stopped] == whole.taken[~result.stopped]).all()
@@ -168,8 +158,8 @@ def posterior():
 @pytest.mark.parametrize("minimize", [False, True])
 def test_chances_are_what_conditioning_says(posterior, minimize: bool) -> None:
     curves = some_curves(6, 10).clip(0, 1)
-    scale = bv.Scale(0.0, math.inf, 0.0, 2.0, minimize=True) if minimize else None
-    model = posterior.measured_in(20.0, scale)
+    scale = bv.MetricScale(0.0, math.inf, 0.0, 2.0, minimize=True) if minimize else None
+    model = posterior.with_metric(20.0, scale)
     given = 1.0 - curves if minimize else curves
     steps = 2.0 * np.arange(1, 11)
     chances = Chances(model, -given if minimize else given, steps)
@@ -195,7 +185,7 @@ def test_a_replay_learns_the_level_that_the_rule_learns() -> None:
     t = np.arange(1, 21)
     ends, paces = source.uniform(0.3, 0.9, (40, 1)), source.uniform(0.5, 2, (40, 1))
     curves = (ends - 0.3 * t**-paces + 0.004 * source.normal(size=(40, 20))).clip(0, 1)
-    model = bv.pretrained("lcpfn").measured_in(20.0)
+    model = bv.pretrained("lcpfn").with_metric(20.0)
     policy = Forecast(Chances(model, curves))
     result = replay(curves, policy, np.arange(40)[None])
     rule, taken = bv.StoppingRule(20, posterior=bv.pretrained("lcpfn"), audit=0.0), []
@@ -215,7 +205,7 @@ def test_a_run_may_come_again() -> None:
     assert result.taken.tolist() == [[1, 1, 3, 1]] and result.spent == 6
     draws = random_orders(3, 2, places=50)
     assert draws.shape == (2, 50) and set(draws.flat) == {0, 1, 2}
-    for policy in (Halving(), Hyperband()):
+    for policy in (SuccessiveHalving(), Hyperband()):
         assert (replay(SMALL, policy, draws).found == 0.6).all()
 
 
@@ -244,6 +234,6 @@ def test_bad_arguments() -> None:
         replay(SMALL, Forecast(Bounds(np.zeros((2, 2)), np.ones((2, 2), bool))), order)
     with pytest.raises(ValueError, match="delta"):
         Forecast(Bounds(SMALL, ~np.isnan(SMALL)), 1.0)
-    for wrong in (lambda: Patience(0), lambda: Halving(1), lambda: Hyperband(3, 0)):
+    for wrong in (lambda: Patience(0), lambda: SuccessiveHalving(1), lambda: Hyperband(3, 0)):
         with pytest.raises(ValueError, match="at least"):
             wrong()

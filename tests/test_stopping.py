@@ -11,9 +11,9 @@ from checks import rejected
 from trend import Forecasting, Trend
 
 import bayesvision as bv
-from bayesvision import Scale, StoppingRule
+from bayesvision import MetricScale, StoppingRule
 from bayesvision.distributions import Normal
-from bayesvision.levels import LEVELS, RECENT, TOP
+from bayesvision.early_stopping.threshold import LEVELS, RECENT, TOP
 
 
 def rule(**options):
@@ -45,7 +45,7 @@ def test_a_hopeless_run_is_stopped_and_a_good_one_is_not():
 @pytest.mark.parametrize("minimize", [False, True])
 def test_the_criterion_is_the_posteriors_probability(minimize):
     """P(y_t > best) <= delta at every step to come, by the formula of the fake posterior."""
-    scale = Scale(0, 1, minimize=True) if minimize else None
+    scale = MetricScale(0, 1, minimize=True) if minimize else None
     turn = (lambda v: 1 - v) if minimize else (lambda v: v)
     r = rule(scale=scale)
     report(r, "first", [turn(v) for v in GOOD])
@@ -174,7 +174,7 @@ def test_where_forecasts_are_too_low_nothing_is_stopped():
 def test_the_level_has_the_most_improvements_a_step(minimize):
     """The same by hand, reading by reading, with the forecasts that `condition` and `predict` give."""
     source, turn = np.random.default_rng(3), (lambda v: 1 - v) if minimize else (lambda v: v)
-    r = learner(scale=Scale(0, 1, minimize=True) if minimize else None)
+    r = learner(scale=MetricScale(0, 1, minimize=True) if minimize else None)
     curves = {}
     for k in range(30):
         slope, bend = source.uniform(0, 0.12), source.uniform(0, 0.02)

@@ -22,9 +22,12 @@ from torch import nn
 from train_script import RECIPE, TINY, Recorder, run, squared_error, tiny_batch, tiny_network, tiny_pfn
 
 import bayesvision as bv
-from bayesvision.files import read_tensors, write_tensors
-from bayesvision.methods.pfn import _loss, _Stream
-from bayesvision.training import Train, generator, minimize, seeded
+from bayesvision.io.tensors import read_tensors, write_tensors
+from bayesvision.methods.pfn.pfn import _loss
+from bayesvision.methods.pfn.tasks import TaskStream
+from bayesvision.training.loop import minimize
+from bayesvision.training.seeds import generator, seeded
+from bayesvision.training.train import Train
 from priors import BayesianLinear
 
 SCRIPT = Path(__file__).with_name("train_script.py")
@@ -174,7 +177,7 @@ def test_a_pfn_learns_and_the_same_recipe_gives_the_same_bits():
     other = tiny_pfn(replace(TINY, seed=4))
     assert not same(first.network.state_dict(), other.network.state_dict())
 
-    unseen = [_Stream(first.method, BayesianLinear()).batch(step, 0) for step in range(1000, 1050)]
+    unseen = [TaskStream(first.method, BayesianLinear()).batch(step, 0) for step in range(1000, 1050)]
     start = first.method.untrained(first.head.borders)
     before, after = (torch.stack([_loss(p, batch) for batch in unseen]).mean() for p in (start, first))
     assert after < before - 0.1

@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 from bayesvision import transformer
-from bayesvision.training import seeded
-from bayesvision.transformer import PrefixTransformer, SetTransformer
+from bayesvision.methods.lcpfn.network import PrefixTransformer
+from bayesvision.nn.set_transformer import SetTransformer
+from bayesvision.training.seeds import seeded
 
 FEATURES, TARGETS, OUTPUTS = 3, 2, 5
 
@@ -35,10 +36,10 @@ def test_remembered_and_direct_agree(batch, n):
     x, y, query = rows(*batch, n=n, m=4)
     direct = network(x, y, query)
     assert direct.shape == (*batch, 4, OUTPUTS)
-    torch.testing.assert_close(network.recall(query, network.remember(x, y)), direct)
+    torch.testing.assert_close(network.decode(query, network.encode(x, y)), direct)
     single = network.float()
     x, y, query = (part.float() for part in (x, y, query))
-    torch.testing.assert_close(single.recall(query, single.remember(x, y)), single(x, y, query), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(single.decode(query, single.encode(x, y)), single(x, y, query), rtol=1e-5, atol=1e-5)
 
 
 def test_every_member_of_a_batch_stands_alone():
@@ -54,9 +55,9 @@ def test_one_context_serves_batches_of_queries():
     network = build()
     x, y, _ = rows(n=5, m=4)
     query = rows(2, 3, n=0, m=4)[2]
-    cache = network.remember(x, y)
+    cache = network.encode(x, y)
     torch.testing.assert_close(
-        network.recall(query.flatten(0, 2), cache).unflatten(0, (2, 3, 4)), network.recall(query, cache)
+        network.decode(query.flatten(0, 2), cache).unflatten(0, (2, 3, 4)), network.decode(query, cache)
     )
 
 
@@ -110,11 +111,11 @@ def test_no_mask_is_built_and_only_context_is_attended_to(monkeypatch):
     network(x, y, query)
     assert calls == [(57, 7, (None,), {})] * 2  # 6 rows, the prior token and 50 queries look at 7 tokens
     calls.clear()
-    cache = network.remember(x, y)
+    cache = network.encode(x, y)
     assert calls == [(7, 7, (None,), {})]  # the last block needs the context's keys and values only
     assert [keys.shape for keys, _ in cache] == [(4, 7, 4)] * 2
     calls.clear()
-    network.recall(query, cache)
+    network.decode(query, cache)
     assert calls == [(50, 7, (None,), {})] * 2
 
 

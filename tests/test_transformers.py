@@ -62,7 +62,7 @@ def test_direction_is_that_of_the_arguments():
     assert fit(error, LCPFNStopping(), greater_is_better=False).state.epoch < 12
     with pytest.raises(ValueError, match="looks like a loss"):
         fit(RISING, LCPFNStopping(), metric_for_best_model="loss", greater_is_better=False)
-    loss = bv.Scale(lower=0, soft_lower=0, soft_upper=3)
+    loss = bv.MetricScale(lower=0, soft_lower=0, soft_upper=3)
     stopping = LCPFNStopping("eval_loss", scale=loss)
     fit(RISING, stopping, epochs=2, greater_is_better=False)
     assert stopping.reports.rule.minimize and len(stopping.reports.state_dict()["runs"]["run"]["values"]) == 2
@@ -85,7 +85,7 @@ def test_refused_before_training():
 
 
 def test_resumes_from_a_checkpoint(tmp_path):
-    scale = bv.Scale(0, 1)
+    scale = bv.MetricScale(0, 1)
     fit(RISING, LCPFNStopping(horizon=40, scale=scale), epochs=3, folder=str(tmp_path), save_strategy="epoch")
     state = json.loads((tmp_path / "checkpoint-6" / "trainer_state.json").read_text())
     assert len(state["stateful_callbacks"]["LCPFNStopping"]["attributes"]["saved"]["rule"]["runs"]["run"]["steps"]) == 3

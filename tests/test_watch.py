@@ -16,16 +16,18 @@ import pytest
 from browser import browser, missing
 
 import bayesvision as bv
-from bayesvision.cli.board import Board
-from bayesvision.cli.watch import Server
-from bayesvision.logs import Logs
+from bayesvision.cli.curves.dashboard import Dashboard
+from bayesvision.cli.curves.watch import Server
+from bayesvision.io.logs import Logs
 
 TINY = bv.LCPFN(width=8, layers=1, heads=2, readers=1, components=2)
 ALONE = pytest.mark.skipif(bool(missing()), reason=f"no browser to test the page in: {missing()}")
 
 
-def board(folder: Path, horizon: float | None = None, posterior: object = None, scale: bv.Scale | None = None) -> Board:
-    return Board(Logs(folder), posterior or TINY.untrained(), scale, horizon, 0.05, 0.9)
+def board(
+    folder: Path, horizon: float | None = None, posterior: object = None, scale: bv.MetricScale | None = None
+) -> Dashboard:
+    return Dashboard(Logs(folder), posterior or TINY.untrained(), scale, horizon, 0.05, 0.9)
 
 
 def write(folder: Path, name: str, values: object, start: int = 1) -> None:
@@ -37,7 +39,7 @@ def write(folder: Path, name: str, values: object, start: int = 1) -> None:
         file.writelines(f"{start + k},{value:.6f}\n" for k, value in enumerate(np.atleast_1d(values)))
 
 
-def told(board: Board, since: int = 0) -> tuple[dict, dict]:
+def told(board: Dashboard, since: int = 0) -> tuple[dict, dict]:
     """What is said of all, and of every run that is newer."""
     data = json.loads(board.since(since))
     return data, {run["name"]: run for run in data.pop("runs")}
@@ -81,7 +83,7 @@ def test_the_board_agrees_with_the_library(tmp_path: Path) -> None:
     write(tmp_path, "a", values[5:], 6)
     watched.refresh()
     runs = told(watched)[1]
-    law = posterior.measured_in(40.0).condition(np.arange(1.0, 13), values.round(6)).predict(np.arange(13.0, 41))
+    law = posterior.with_metric(40.0).condition(np.arange(1.0, 13), values.round(6)).predict(np.arange(13.0, 41))
     chance = float(law.probability_above(float(values.round(6).max())).max())
     assert runs["a"]["chance"] == pytest.approx(chance, abs=2e-3) and runs["a"]["call"] == "go"
     expected = [float(v[-1]) for v in (law.mean, *law.interval(0.9))]
@@ -142,7 +144,7 @@ def test_what_cannot_be_read_is_shown_and_ends_nothing(tmp_path: Path, monkeypat
 
 
 @contextlib.contextmanager
-def serving(watched: Board, host: str = "127.0.0.1") -> Iterator[int]:
+def serving(watched: Dashboard, host: str = "127.0.0.1") -> Iterator[int]:
     """A server of the board, which is refreshed often."""
     server = Server(host, 0, watched.since)
     threads = [

@@ -15,10 +15,13 @@ from torch import nn
 
 import bayesvision as bv
 import bayesvision.methods.pfn
-from bayesvision.files import write_tensors
-from bayesvision.methods.pfn import _loss, _Stream
-from bayesvision.training import Train, _Objective, generator, minimize, seeded
-from bayesvision.transformer import SetTransformer
+from bayesvision.io.tensors import write_tensors
+from bayesvision.methods.pfn.pfn import _loss
+from bayesvision.methods.pfn.tasks import TaskStream
+from bayesvision.nn.set_transformer import SetTransformer
+from bayesvision.training.loop import _Objective, minimize
+from bayesvision.training.seeds import generator, seeded
+from bayesvision.training.train import Train
 from priors import BayesianLinear
 
 TINY = Train(steps=40, batch=16, lr=1e-2, seed=3, device="cpu", accumulate=2)
@@ -134,7 +137,7 @@ def compiled(out: Path) -> None:
     torch._dynamo.reset()
     pfn = replace(PFN, train=TINY)
     objective = _Objective(pfn.untrained(torch.linspace(-3, 3, 21)), _loss)
-    batch = _Stream(pfn, BayesianLinear()).batch(0, 0)
+    batch = TaskStream(pfn, BayesianLinear()).batch(0, 0)
     found = torch._dynamo.explain(objective)(batch)
     notes["loss"] = [found.graph_break_count, found.graph_count, True]
     notes["reasons"] = [str(reason.reason) for reason in found.break_reasons]

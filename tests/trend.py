@@ -15,7 +15,7 @@ class Trend:
     def __init__(self) -> None:
         self.horizon, self.readings = math.nan, ()
 
-    def measured_in(self, horizon: float, scale: Any) -> Self:
+    def with_metric(self, horizon: float, scale: Any) -> Self:
         new = copy(self)
         new.horizon = horizon
         return new

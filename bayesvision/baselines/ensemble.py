@@ -10,10 +10,11 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
-from bayesvision.core import Data, Log, Posterior, check_count
+from bayesvision.core.checks import check_count
+from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Mixture, Normal
-from bayesvision.epochs import check_epochs, kind_of, one_curve
-from bayesvision.training import generator
+from bayesvision.training.seeds import generator
 
 __all__ = ["CurvePrior", "Ensemble", "EnsemblePosterior"]
 

@@ -1,7 +1,7 @@
 """`GP`: Gaussian process regression in closed form, hyper-parameters by marginal likelihood."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import gpytorch
@@ -13,10 +13,12 @@ from jaxtyping import Float
 from linear_operator.utils.errors import NotPSDError
 from torch import Tensor
 
-from bayesvision.core import Conditionable, Data, Log, check_inputs, check_targets, columns_of
+from bayesvision.core.checks import check_inputs, check_targets, columns_of
+from bayesvision.core.data import Data
+from bayesvision.core.roles import Conditionable, Log
+from bayesvision.core.standardize import Standardization, statistics
 from bayesvision.distributions import Normal
-from bayesvision.training import generator
-from bayesvision.units import Units, statistics
+from bayesvision.training.seeds import generator
 
 __all__ = ["GP", "GPPosterior"]
 
@@ -81,7 +83,7 @@ class GP:
         if not isinstance(source, Data):
             raise TypeError(f"source must be Data(x, y), got {type(source).__name__}")
         x, y = _one_data_set(check_inputs(source.x), source.y)
-        units = Units.of(x, y, self.standardize)
+        units = Standardization.of(x, y, self.standardize)
         hyper = _learn(self, units.inputs(x), units.targets(y), log)
         return GPPosterior(self, x, y, units, hyper, columns_of(source.x))
 
@@ -130,7 +132,7 @@ class GPPosterior(Conditionable):
         method: GP,
         x: Float[Tensor, "n features"],
         y: Float[Tensor, " n"],
-        units: Units,
+        units: Standardization,
         hyper: Hyper,
         columns: tuple[str, ...] | None = None,
     ) -> None:
@@ -155,9 +157,9 @@ class GPPosterior(Conditionable):
         return self
 
     @property
-    def units(self) -> Units:
+    def units(self) -> Standardization:
         """Where the rows of `fit` sat."""
-        return Units(*(getattr(self, name).double() for name in Units._fields))
+        return Standardization(*(getattr(self, name).double() for name in Standardization._fields))
 
     @property
     def hyper(self) -> Hyper:
@@ -228,10 +230,10 @@ class GPPosterior(Conditionable):
 
     def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Rows, units, hyper-parameters and Cholesky factor; the recipe."""
-        return dict(self.state_dict()), {"method": "GP", "recipe": asdict(self.method), "columns": self.columns}
+        return dict(self.state_dict()), {"columns": self.columns}
 
     @classmethod
-    def restore(cls, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+    def restore(cls, method: GP, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
         """The posterior that `export` described.
 
         Raises:
@@ -244,12 +246,12 @@ class GPPosterior(Conditionable):
         shapes = {name: tuple(value.shape) for name, value in tensors.items()}
         if shapes != expected:
             raise ValueError(f"the tensors must have the shapes {expected}, got {shapes}; save the posterior again")
-        recipe = dict(header["recipe"])
-        if isinstance(recipe["lengthscale"], list):
-            recipe["lengthscale"] = tuple(recipe["lengthscale"])
-        units, hyper = Units(*(tensors[n] for n in Units._fields)), Hyper(*(tensors[n] for n in Hyper._fields))
+        units, hyper = (
+            Standardization(*(tensors[n] for n in Standardization._fields)),
+            Hyper(*(tensors[n] for n in Hyper._fields)),
+        )
         columns = tuple(header["columns"]) if header["columns"] else None
-        posterior = cls(GP(**recipe), tensors["x"], tensors["y"], units, hyper, columns)
+        posterior = cls(method, tensors["x"], tensors["y"], units, hyper, columns)
         posterior.load_state_dict(tensors)  # the factor of the file, bit for bit
         return posterior.eval()
 

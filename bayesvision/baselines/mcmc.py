@@ -16,9 +16,11 @@ from pyro import infer, poutine
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
-from bayesvision.core import Data, Log, Posterior, check_inputs, check_targets, columns_of
+from bayesvision.core.checks import check_inputs, check_targets, columns_of
+from bayesvision.core.data import Data
+from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Mixture, Normal
-from bayesvision.training import generator, seeded
+from bayesvision.training.seeds import generator, seeded
 
 __all__ = ["MCMC", "Diagnostic", "MCMCPosterior", "Program"]
 

@@ -2,13 +2,13 @@
 
 import click
 
-from bayesvision.cli.cap import cap
-from bayesvision.cli.curves import curves
-from bayesvision.cli.inspect import info, validate
+from bayesvision.cli.checkpoints import info, validate
+from bayesvision.cli.curves.forecast import curves
+from bayesvision.cli.curves.replay import replay
+from bayesvision.cli.curves.watch import watch
+from bayesvision.cli.images import cap
 from bayesvision.cli.predict import predict
 from bayesvision.cli.pretrain import pretrain
-from bayesvision.cli.replay import replay
-from bayesvision.cli.watch import watch
 
 __all__ = ["main"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from bayesvision.methods.pfn import PFNPosterior
+    from bayesvision.methods.pfn.pfn import PFNPosterior
 
 __all__ = ["FILE", "Command", "build_prior", "check_output", "construct", "open_model", "show", "timed", "waiting"]
 
@@ -89,8 +89,8 @@ def check_output(path: Path, *inputs: Path | str | None) -> None:
 
 def open_model(model: str) -> "PFNPosterior":
     """A PFN for regression, shipped under a name or kept in a file."""
-    from bayesvision.checkpoints import find
-    from bayesvision.methods.pfn import PFNPosterior
+    from bayesvision.io.checkpoints import find
+    from bayesvision.methods.pfn.pfn import PFNPosterior
 
     posterior = find(model)
     if not isinstance(posterior, PFNPosterior) or posterior.method.classes is not None:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bayesvision.distributions import Continuous
-    from bayesvision.methods.pfn import PFNPosterior
-    from bayesvision.tables import Table
+    from bayesvision.io.tables import Table
+    from bayesvision.methods.pfn.pfn import PFNPosterior
 
 __all__ = ["predict"]
 
@@ -48,7 +48,7 @@ def predict(
     seed: int,
 ) -> None:
     """Predict the column --target of new rows from the rows of TRAIN."""
-    from bayesvision.tables import read_csv
+    from bayesvision.io.tables import read_csv
 
     names = [name.strip() for name in compare.split(",") if name.strip()]
     unknown = [name for name in names if name not in ("gp", "nuts")]
@@ -104,7 +104,7 @@ def _split_rows(
 ) -> "tuple[Table, np.ndarray, Table, np.ndarray | None]":
     import numpy as np
 
-    from bayesvision.tables import read_csv
+    from bayesvision.io.tables import read_csv
 
     x, y = table.split(target)
     if test is None:
@@ -197,8 +197,8 @@ def _report(
 
 
 def _write(files: contextlib.ExitStack, out: Path, predictive: Any, truth: "np.ndarray | None", mass: float) -> None:
-    from bayesvision.files import replacing
-    from bayesvision.tables import write_csv
+    from bayesvision.io.tables import write_csv
+    from bayesvision.io.tensors import replacing
 
     low, high = predictive.interval(mass)
     columns = {
@@ -228,9 +228,9 @@ def _plot(
     from matplotlib.figure import Figure
 
     from bayesvision import plots
-    from bayesvision.core import Data
+    from bayesvision.core.data import Data
     from bayesvision.distributions import Continuous
-    from bayesvision.files import replacing
+    from bayesvision.io.tensors import replacing
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     predictive = results["PFN"][0]

@@ -45,7 +45,7 @@ def _training_log(path: Path | None, steps: int) -> Iterator[Any]:
         TimeRemainingColumn,
     )
 
-    from bayesvision.training import JsonLines
+    from bayesvision.training.loggers import JsonLines
 
     parts = [
         TextColumn("{task.description}"),
@@ -116,5 +116,5 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool
     if first:
         bv.save(posterior, out, torch.float16 if half else None)
         shutil.rmtree(folder, ignore_errors=True)
-        seen = " ".join(f"{posterior.card[k]:,} {k}" for k in ("tasks", "curves") if k in posterior.card)
-        click.echo(f"wrote {out}: {posterior.card['parameters']:,} parameters, {seen}")
+        seen = " ".join(f"{posterior.metadata[k]:,} {k}" for k in ("tasks", "curves") if k in posterior.metadata)
+        click.echo(f"wrote {out}: {posterior.metadata['parameters']:,} parameters, {seen}")

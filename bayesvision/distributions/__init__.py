@@ -3,12 +3,12 @@
 from bayesvision.distributions.bar import Bar as Bar
 from bayesvision.distributions.base import Continuous as Continuous
 from bayesvision.distributions.base import Discrete as Discrete
-from bayesvision.distributions.families import Bernoulli as Bernoulli
-from bayesvision.distributions.families import Categorical as Categorical
-from bayesvision.distributions.families import GeneralizedNormal as GeneralizedNormal
-from bayesvision.distributions.families import Mixture as Mixture
-from bayesvision.distributions.families import Normal as Normal
-from bayesvision.distributions.rescaled import Rescaled as Rescaled
-from bayesvision.distributions.student import StudentT as StudentT
+from bayesvision.distributions.categorical import Bernoulli as Bernoulli
+from bayesvision.distributions.categorical import Categorical as Categorical
+from bayesvision.distributions.generalized_normal import GeneralizedNormal as GeneralizedNormal
+from bayesvision.distributions.mixture import Mixture as Mixture
+from bayesvision.distributions.normal import Normal as Normal
+from bayesvision.distributions.student_t import StudentT as StudentT
+from bayesvision.distributions.transformed import TruncatedTransformed as TruncatedTransformed
 
 Predictive = Continuous | Discrete

@@ -256,7 +256,7 @@ class Bar(Continuous):
         places = torch.cat([b[1:2], (b[1:-2] + b[2:-1]) / 2, b[-2:-1]])
         return self._restore(places[index])
 
-    def absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+    def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """E|Y - y| = sum_k p_k E|Y_k - y|, each term in closed form.
 
         For an inner bar [l, h], with c the point of the bar nearest to y, E|Y_k - y| is

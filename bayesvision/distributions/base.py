@@ -1,50 +1,17 @@
 """The two abstract predictive distributions: `Continuous` and `Discrete`."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
 
-import numpy as np
 import torch
 import torch.distributions as td
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-__all__ = ["Continuous", "Discrete", "Located", "bisect", "integrate", "reshaped"]
+from bayesvision.distributions.numerics import tail_levels
 
-
-@torch.no_grad()
-def bisect(cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, level: Tensor, steps: int = 80) -> Tensor:
-    """Solve `cdf(y) = level` for a nondecreasing `cdf` bracketed by `low` and `high`, to the last bit of the dtype.
-
-    The result carries no gradient. Equal ends are the answer themselves, infinite ones too.
-    """
-    for _ in range(steps):
-        middle = torch.where(low == high, low, low + (high - low) / 2)
-        below = cdf(middle) < level
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return torch.where(low == high, low, low + (high - low) / 2)
-
-
-def tail_levels(count: int) -> Float[Tensor, " levels"]:
-    """About `count` levels from 1e-12 to 1 - 1e-12, the same at both ends and denser there."""
-    tails = torch.logspace(-12, math.log10(0.5), count // 2 + 1, dtype=torch.float64)
-    return torch.cat([tails, (1 - tails[:-1]).flip(0)])
-
-
-def integrate(
-    function: Callable[[Tensor], Tensor], knots: Float[Tensor, "*batch knots"], order: int = 4
-) -> Float[Tensor, "*batch"]:
-    """Integral of `function` over the range of the sorted `knots`, by a Gauss-Legendre rule between neighbours.
-
-    `function` sees points [nodes, intervals, *batch] and answers with the same shape.
-    """
-    nodes, weights = (torch.as_tensor(v).to(knots) for v in np.polynomial.legendre.leggauss(order))
-    half = knots.diff(dim=-1).unsqueeze(-1) / 2
-    points = knots[..., :-1].unsqueeze(-1) + half * (1 + nodes)
-    values = function(points.movedim((-1, -2), (0, 1))).movedim((0, 1), (-1, -2))
-    return (half * weights * values).sum((-2, -1))
+__all__ = ["Continuous", "Discrete", "LocationFamily", "reshaped"]
 
 
 class Continuous(td.Distribution):
@@ -55,7 +22,7 @@ class Continuous(td.Distribution):
     """
 
     @abstractmethod
-    def absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+    def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """Expected absolute error E|Y - value|."""
 
     @property
@@ -100,7 +67,7 @@ class Continuous(td.Distribution):
 
         CRPS(F, y) = E|Y - y| - E|Y - Y'| / 2 (Gneiting and Raftery 2007, eq. 21).
         """
-        return self.absolute_error(value) - self.mean_difference / 2
+        return self.expected_absolute_error(value) - self.mean_difference / 2
 
     def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """Probability of improvement P(Y > threshold)."""
@@ -109,13 +76,13 @@ class Continuous(td.Distribution):
     def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """Expected improvement E max(Y - threshold, 0) = (E|Y - threshold| + E[Y] - threshold) / 2."""
         value = self._value(threshold)
-        return ((self.absolute_error(value) + self.mean - value) / 2).clamp(min=0)
+        return ((self.expected_absolute_error(value) + self.mean - value) / 2).clamp(min=0)
 
     def _value(self, value: float | Tensor) -> Tensor:
         return torch.as_tensor(value, dtype=self.mean.dtype, device=self.mean.device)
 
 
-class Located(Continuous):
+class LocationFamily(Continuous):
     """A family of tensors named in `arg_constraints`, all of one shape, among them `loc`, its mean and mode."""
 
     loc: Tensor
@@ -138,7 +105,7 @@ class Located(Continuous):
 
 
 def reshaped(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The `Normal` or `Located` law whose parameters are those of `law`, each of them changed in shape."""
+    """The `Normal` or `LocationFamily` law whose parameters are those of `law`, each of them changed in shape."""
     return type(law)(*(change(getattr(law, name)) for name in law.arg_constraints), validate_args=False)
 
 

@@ -3,12 +3,12 @@
 from collections.abc import Hashable
 from typing import Any
 
+from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.monitor import Monitor
+from bayesvision.early_stopping.rule import StoppingRule
+from bayesvision.early_stopping.runs import Decision
 from bayesvision.integrations import needs
-from bayesvision.monitor import Monitor
-from bayesvision.processes import ask_first
-from bayesvision.runs import Decision
-from bayesvision.stopping import StoppingRule
-from bayesvision.units import Scale
+from bayesvision.training.distributed import ask_first
 
 with needs("keras"):
     from keras.callbacks import Callback
@@ -38,7 +38,7 @@ class LCPFNStopping(Callback):
         self,
         monitor: str,
         horizon: float | None = None,
-        scale: Scale | None = None,
+        scale: MetricScale | None = None,
         rule: StoppingRule | None = None,
         run: Hashable = None,
     ) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Hashable
 from typing import Any
 
+from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.monitor import Monitor
+from bayesvision.early_stopping.rule import StoppingRule
+from bayesvision.early_stopping.runs import Decision
 from bayesvision.integrations import needs
-from bayesvision.monitor import Monitor
-from bayesvision.runs import Decision
-from bayesvision.stopping import StoppingRule
-from bayesvision.units import Scale
 
 with needs("lightning"):
     from lightning.pytorch import LightningModule, Trainer
@@ -40,7 +40,7 @@ class LCPFNStopping(Callback):
         self,
         monitor: str,
         horizon: float | None = None,
-        scale: Scale | None = None,
+        scale: MetricScale | None = None,
         rule: StoppingRule | None = None,
         run: Hashable = None,
         on_train_epoch_end: bool | None = None,

@@ -6,12 +6,12 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from bayesvision.checkpoints import find
+from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.monitor import FailSafe, directed
+from bayesvision.early_stopping.rule import RunState, StoppingRule
+from bayesvision.early_stopping.runs import Decision
 from bayesvision.integrations import needs
-from bayesvision.monitor import Cautious, directed
-from bayesvision.runs import Decision
-from bayesvision.stopping import RunState, StoppingRule
-from bayesvision.units import Scale
+from bayesvision.io.checkpoints import find
 
 with needs("optuna"):
     import optuna
@@ -50,7 +50,7 @@ class LCPFNPruner(BasePruner):
     def __init__(
         self,
         horizon: float | None = None,
-        scale: Scale | None = None,
+        scale: MetricScale | None = None,
         on_stop: str = "prune",
         **options: Any,
     ) -> None:
@@ -61,7 +61,7 @@ class LCPFNPruner(BasePruner):
         self._rule(100.0 if horizon is None else horizon, minimize=False)  # refuse bad options now
 
     def _start(self) -> None:
-        self._cautious, self._lock, self._model = Cautious(), threading.RLock(), None
+        self._cautious, self._lock, self._model = FailSafe(), threading.RLock(), None
         self._known: weakref.WeakKeyDictionary[Study, _Known] = weakref.WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def attach(study: Study, pruner: LCPFNPruner | None = None) -> Study:
         recipe = study.user_attrs.get(RECIPE)
         if recipe is None:
             raise ValueError("pruner must be given, as this study keeps none: attach(study, LCPFNPruner(...))")
-        scale = None if recipe["scale"] is None else Scale(**recipe["scale"])
+        scale = None if recipe["scale"] is None else MetricScale(**recipe["scale"])
         pruner = LCPFNPruner(recipe["horizon"], scale, recipe["on_stop"], **recipe["options"])
     elif isinstance(pruner.options.get("posterior", ""), str):  # a posterior in memory cannot be kept
         study.set_user_attr(RECIPE, _recipe(pruner))

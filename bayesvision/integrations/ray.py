@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.monitor import FailSafe, check_metric, directed
+from bayesvision.early_stopping.rule import StoppingRule
+from bayesvision.early_stopping.runs import Decision
 from bayesvision.integrations import needs
-from bayesvision.monitor import Cautious, check_metric, directed
-from bayesvision.runs import Decision
-from bayesvision.stopping import StoppingRule
-from bayesvision.units import Scale
 
 with needs("ray"):
     from ray.tune import Stopper
@@ -42,7 +42,7 @@ class LCPFNStopper(Stopper):
         metric: str,
         mode: str,
         horizon: float,
-        scale: Scale | None = None,
+        scale: MetricScale | None = None,
         time_attr: str = "training_iteration",
         **options: Any,
     ) -> None:
@@ -80,7 +80,7 @@ class LCPFNScheduler(FIFOScheduler):
         horizon: float,
         metric: str | None = None,
         mode: str | None = None,
-        scale: Scale | None = None,
+        scale: MetricScale | None = None,
         time_attr: str = "training_iteration",
         **options: Any,
     ) -> None:
@@ -136,11 +136,11 @@ class LCPFNScheduler(FIFOScheduler):
 class _Trials:
     """The trials of one run, as reports to a rule; pickled without the network."""
 
-    def __init__(self, horizon: float, scale: Scale | None, time_attr: str, options: dict[str, Any]) -> None:
+    def __init__(self, horizon: float, scale: MetricScale | None, time_attr: str, options: dict[str, Any]) -> None:
         self.horizon, self.scale, self.time_attr, self.options = horizon, scale, time_attr, options
         self.metric, self.mode = "", "max"
         self.stopped: set[str] = set()
-        self.cautious = Cautious()
+        self.cautious = FailSafe()
         self.rule: StoppingRule | None = None
         self.saved: dict[str, Any] | None = None
         StoppingRule(horizon, scale, **options)  # refuse bad options now

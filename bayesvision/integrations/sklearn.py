@@ -7,9 +7,9 @@ import torch
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from bayesvision.checkpoints import find
 from bayesvision.distributions import Continuous
-from bayesvision.methods.pfn import PFNPosterior
+from bayesvision.io.checkpoints import find
+from bayesvision.methods.pfn.pfn import PFNPosterior
 
 __all__ = ["PFNRegressor"]
 

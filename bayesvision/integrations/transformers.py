@@ -3,12 +3,12 @@
 from collections.abc import Hashable
 from typing import Any
 
+from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.monitor import Monitor
+from bayesvision.early_stopping.rule import StoppingRule
+from bayesvision.early_stopping.runs import Decision
 from bayesvision.integrations import needs
-from bayesvision.monitor import Monitor
-from bayesvision.processes import ask_first
-from bayesvision.runs import Decision
-from bayesvision.stopping import StoppingRule
-from bayesvision.units import Scale
+from bayesvision.training.distributed import ask_first
 
 with needs("transformers"):
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -39,7 +39,7 @@ class LCPFNStopping(TrainerCallback, ExportableState):
         self,
         metric: str | None = None,
         horizon: float | None = None,
-        scale: Scale | None = None,
+        scale: MetricScale | None = None,
         rule: StoppingRule | None = None,
         run: Hashable = None,
     ) -> None:
@@ -94,6 +94,6 @@ class LCPFNStopping(TrainerCallback, ExportableState):
     def saved(self, state: dict[str, Any]) -> None:
         if state["shared"]:
             raise ValueError("a shared rule is in no checkpoint; leave restore_callback_states_from_checkpoint out")
-        scale = None if state["scale"] is None else Scale(**state["scale"])
+        scale = None if state["scale"] is None else MetricScale(**state["scale"])
         self.reports = Monitor(state["metric"], state["horizon"], scale)
         self.reports.load_state_dict(state["rule"])

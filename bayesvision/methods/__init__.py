@@ -1,1 +1,1 @@
-"""The methods, one file each."""
+"""The methods, a folder each; the file named like it holds the recipe and its posterior."""

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from bayesvision.distributions import Continuous
-from bayesvision.metrics.spread import Sparsification
-from bayesvision.plots.predictions import GRID, INK, MARKERS, MUTED, PALETTE, new_axes
+from bayesvision.metrics.uncertainty import Sparsification
+from bayesvision.plots.style import GRID, INK, MARKERS, MUTED, PALETTE, new_axes
 
 __all__ = ["sparsification_curve", "uncertainty_maps"]
 

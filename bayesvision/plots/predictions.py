@@ -1,34 +1,29 @@
 """Pictures of a predictive law against inputs, targets and other laws."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import scipy.stats
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from bayesvision.core import Data, columns_of
+from bayesvision.core.checks import columns_of
+from bayesvision.core.data import Data
 from bayesvision.distributions import Continuous
+from bayesvision.plots.style import INK, MARKERS, MUTED, PALETTE, legend, new_axes, percent
 
 __all__ = [
-    "PALETTE",
     "calibration_curve",
     "comparison_bars",
-    "curve_fan",
     "pit_histogram",
     "predicted_against_actual",
     "predictive_band",
     "prior_and_posterior",
 ]
 
-# Okabe and Ito's colours, which stay apart under every common colour blindness, in the order they are taken.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-MARKERS = ("o", "s", "^", "D", "v", "P")  # a second cue, for print in grey
-INK, MUTED, GRID = "#262626", "#6E6E6E", "#E8E8E8"
 CHANCE = 0.99  # probability of the bands that calibrated predictions stay in
 
 
@@ -82,39 +77,6 @@ def prior_and_posterior(
     return _finish_band(ax, data)
 
 
-def curve_fan(
-    predictive: Continuous,
-    steps: Any,
-    seen: Data,
-    best: float | None = None,
-    masses: Sequence[float] = (0.5, 0.9),
-    ax: Axes | None = None,
-) -> Axes:
-    """A learning curve as far as it was seen, the fan of its forecast, and the value to beat.
-
-    Args:
-        predictive: prediction at n steps.
-        steps: the n steps, in any order.
-        seen: steps and values seen so far.
-        best: value to beat, as a dashed line.
-        masses: probabilities of the intervals.
-
-    Raises:
-        TypeError: the prediction is of classes.
-        ValueError: steps and the prediction differ in length.
-    """
-    ax = new_axes(ax)
-    _band(ax, _continuous(predictive), steps, masses, PALETTE[0])
-    x, y = _column(seen.x, "seen.x"), _column(seen.y, "seen.y")
-    ax.plot(x, y, "-o", color=INK, markersize=3, linewidth=1, label="seen", zorder=4)
-    if best is not None:
-        ax.axhline(best, color=PALETTE[1], linewidth=1.2, linestyle="--", label="best so far", zorder=3)
-    ax.margins(x=0)
-    ax.set(xlabel="step", ylabel="metric")
-    _legend(ax)
-    return ax
-
-
 def calibration_curve(predictives: Mapping[str, Continuous], y: Any, ax: Axes | None = None) -> Axes:
     """Share of targets inside the central interval of every probability; calibrated predictions follow the diagonal.
 
@@ -145,7 +107,7 @@ def calibration_curve(predictives: Mapping[str, Continuous], y: Any, ax: Axes | 
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="nominal coverage", ylabel="empirical coverage")
-    _legend(ax, loc="upper left")
+    legend(ax, loc="upper left")
     return ax
 
 
@@ -178,7 +140,7 @@ def pit_histogram(predictive: Continuous, y: Any, bins: int = 20, ax: Axes | Non
     ax.hlines([low, high], 0, 1, color=INK, linewidth=0.6, zorder=3)
     ax.axhline(values.size / bins, color=INK, linewidth=1, linestyle="--", zorder=3)
     ax.set(xlim=(0, 1), ylim=(0, 1.25 * max(counts.max(), high)), xlabel="F(y)", ylabel="targets")
-    _legend(ax, loc="upper right")
+    legend(ax, loc="upper right")
     return ax
 
 
@@ -202,7 +164,7 @@ def predicted_against_actual(predictive: Continuous, y: Any, mass: float = 0.9, 
     inside = (lower <= actual) & (actual <= upper)
     total, hits = inside.size, int(inside.sum())
     for where, color, marker, label in (
-        (inside, PALETTE[0], "o", f"{hits} of {total} in the {_percent(mass)} interval"),
+        (inside, PALETTE[0], "o", f"{hits} of {total} in the {percent(mass)} interval"),
         (~inside, PALETTE[1], "D", f"{total - hits} outside"),
     ):
         if where.any():
@@ -213,7 +175,7 @@ def predicted_against_actual(predictive: Continuous, y: Any, mass: float = 0.9, 
     ends += 0.03 * np.ptp(ends) * np.array([-1, 1])
     ax.plot(ends, ends, color=MUTED, linewidth=1, linestyle="--", zorder=1)
     ax.set(xlim=ends, ylim=ends, aspect="equal", xlabel="actual", ylabel="predicted")
-    _legend(ax, loc="upper left")
+    legend(ax, loc="upper left")
     return ax
 
 
@@ -246,29 +208,8 @@ def comparison_bars(table: Any, metric: str, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
-    """Axes, of a fresh figure if none are given, in the style of this module: an open frame and a light grid behind."""
-    ax = Figure(figsize=size, layout="constrained", facecolor="white").add_subplot() if ax is None else ax
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set(color=MUTED, linewidth=0.8)
-    ax.tick_params(length=0, pad=6, labelcolor=INK, labelsize=9)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.label.set(color=INK, fontsize=10)
-    ax.grid(visible=True, color=GRID, linewidth=0.8)
-    ax.set_axisbelow(True)
-    return ax
-
-
-def _legend(ax: Axes, loc: Literal["best", "upper left", "upper right"] = "best") -> None:
-    ax.legend(loc=loc, frameon=False, fontsize=9, labelcolor=INK)
-
-
 def _array(value: Any) -> np.ndarray:
     return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=np.float64)
-
-
-def _percent(mass: float) -> str:
-    return f"{100 * mass:g} %"
 
 
 def _chance(total: int, probability: float | np.ndarray) -> np.ndarray:
@@ -332,7 +273,7 @@ def _band(
     for k, mass in enumerate(sorted(masses, reverse=True)):  # the widest first, the others on top of it
         lower, upper = (_array(v)[order] for v in predictive.interval(mass))
         patch = ax.fill_between(place, lower, upper, color=color, alpha=alpha + 0.14 * k, linewidth=0, zorder=2)
-        patch.set_label(f"{name}{_percent(mass)} interval")
+        patch.set_label(f"{name}{percent(mass)} interval")
     median = _array(predictive.quantile(0.5))[order]
     ax.plot(place, median, color=color, linewidth=1.8, linestyle=line, label=f"{name}median", zorder=3)
 
@@ -344,5 +285,5 @@ def _finish_band(ax: Axes, data: Data | None) -> Axes:
         dots.set(markeredgecolor="white", markeredgewidth=0.7)
     ax.margins(x=0)
     ax.set(xlabel="x", ylabel="y")
-    _legend(ax)
+    legend(ax)
     return ax

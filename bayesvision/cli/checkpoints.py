@@ -1,0 +1,139 @@
+"""`bayesvision info` and `bayesvision validate`: what a checkpoint is, and how far it is from the exact answer."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bayesvision.cli.common import Command, build_prior, open_model, show, timed, waiting
+
+if TYPE_CHECKING:
+    from bayesvision.methods.pfn.pfn import PFNPosterior
+
+__all__ = ["info", "validate"]
+
+QUERIES = 20  # of each data set that validate draws
+
+
+@click.command(cls=Command)
+@click.argument("checkpoint")
+@click.option("--json", "as_json", is_flag=True, help="Print the header as JSON.")
+def info(checkpoint: str, as_json: bool) -> None:
+    """Show the recipe, prior, training cost and measured gaps of CHECKPOINT (a shipped name or a file)."""
+    from bayesvision.io.checkpoints import describe
+
+    header = describe(checkpoint)
+    if as_json:
+        click.echo(json.dumps(header, indent=2))
+        return
+    metadata = header.get("metadata", {})
+    rows = [["method", header["method"]], ["written by", f"bayesvision {header['version']}, format {header['format']}"]]
+    for part, values in (
+        ("recipe", header.get("recipe", {})),
+        ("prior", metadata.get("prior", {})),
+        ("metadata", metadata),
+    ):
+        for name, value in values.items():
+            if not isinstance(value, dict | list) or (part != "metadata" and not isinstance(value, dict)):
+                rows.append([f"{part}: {name}", str(value)])
+    rows += [[f"train: {name}", str(value)] for name, value in header.get("recipe", {}).get("train", {}).items()]
+    show(checkpoint, ["", "value"], rows)
+    for title, measured in metadata.get("measured", {}).items():
+        show(title, list(measured[0]), [[str(v) for v in row.values()] for row in measured])
+
+
+@click.command(cls=Command)
+@click.argument("checkpoint")
+@click.option(
+    "--tasks", default=10, show_default=True, type=click.IntRange(1), help="Fresh data sets per row of the table."
+)
+@click.option("--features", default=1, show_default=True, type=click.IntRange(1), help="Columns of the data sets.")
+@click.option("--rows", default="10,30", show_default=True, help="Context sizes, comma-separated.")
+@click.option("--nuts/--no-nuts", default=True, show_default=True, help="Run NUTS too.")
+@click.option("--seed", default=0, show_default=True)
+def validate(checkpoint: str, tasks: int, features: int, rows: str, nuts: bool, seed: int) -> None:
+    """Compare CHECKPOINT with the exact GP and NUTS on fresh data sets of its own prior."""
+    from bayesvision.io.checkpoints import describe
+
+    posterior = open_model(checkpoint)
+    try:
+        sizes = [int(part) for part in rows.split(",")]
+    except ValueError:
+        raise ValueError(f"--rows takes numbers separated by commas, got {rows!r}") from None
+    if min(sizes) < 2:
+        raise ValueError(f"--rows takes numbers from 2 up, got {rows!r}")
+    prior = describe(checkpoint).get("metadata", {}).get("prior")
+    if not isinstance(prior, dict):
+        raise ValueError(f"{checkpoint} does not say which of the package's priors it was trained on")
+    if isinstance(prior.get("features"), list):
+        prior = {**prior, "features": features}
+    show(*_validation(posterior, build_prior(prior), tasks, sizes, nuts, seed))
+
+
+def _validation(
+    posterior: "PFNPosterior", prior: Any, tasks: int, sizes: list[int], nuts: bool, seed: int
+) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows of the table: mean NLL of each model on the same tasks, its gap and its speed ratio."""
+    from bayesvision.training.seeds import generator
+
+    lines = []
+    for rows in sizes:
+        task = prior.sample(tasks, rows + QUERIES, generator=generator("cpu", seed, rows))
+        losses, seconds = _batched_losses(posterior, prior, task, rows)
+        for name, fit in _fits(prior, nuts, seed).items():
+            with waiting(f"{name}, {tasks} data sets of {rows} rows"):
+                losses[name], seconds[name] = _single_losses(fit, task, rows)
+        for name, loss in losses.items():
+            gap = losses["PFN"] - loss
+            error = float(gap.std()) / tasks**0.5 if tasks > 1 else 0.0
+            shown = "" if name == "PFN" else f"{gap.mean():+.3f} ± {error:.3f}"
+            ratio = f"{seconds[name] / seconds['PFN']:,.0f}"
+            lines.append([str(rows), name, f"{loss.mean():.3f}", shown, f"{seconds[name] / tasks:.2g}", ratio])
+    columns = ["context rows", "model", "NLL", "PFN minus model", "s / data set", "times slower"]
+    return f"{tasks} fresh data sets of {type(prior).__name__} per row, {QUERIES} queries each", columns, lines
+
+
+def _batched_losses(
+    posterior: "PFNPosterior", prior: Any, task: Any, rows: int
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Loss of each task, and seconds for all, of the models that answer a whole batch: the PFN, and the exact GP."""
+    x, y, new, truth = task.x[:, :rows], task.y[:, :rows], task.x[:, rows:], task.y[:, rows:]
+    models = {"PFN": lambda: posterior.condition(x, y).predict(new)}
+    if _is_exact(prior):
+        models["exact GP"] = lambda: prior.posterior(x, y).predict(new)
+    losses, seconds = {}, {}
+    for name, work in models.items():
+        predictive, seconds[name] = timed(work)
+        losses[name] = -predictive.log_prob(truth.to(predictive.mean)).double().mean(-1)
+    return losses, seconds
+
+
+def _is_exact(prior: Any) -> bool:
+    return "posterior" in dir(type(prior))
+
+
+def _fits(prior: Any, nuts: bool, seed: int) -> dict[str, Callable[[Any], Any]]:
+    """The models that are fitted to one data set at a time."""
+    import bayesvision as bv
+
+    fits: dict[str, Callable[[Any], Any]] = {}
+    if not _is_exact(prior):
+        fits["GP, MLE-II"] = bv.GP(kernel="matern52", seed=seed).fit
+    if nuts and "program" in dir(type(prior)):
+        fits["NUTS"] = bv.MCMC(prior.program(), warmup=100, draws=100, chains=1, seed=seed).fit
+    return fits
+
+
+def _single_losses(fit: Callable[[Any], Any], task: Any, rows: int) -> tuple[Any, float]:
+    """Loss of each task, and seconds for all."""
+    import torch
+
+    from bayesvision.core.data import Data
+
+    found, start = [], time.perf_counter()
+    for x, y in zip(task.x, task.y, strict=True):
+        predictive = fit(Data(x[:rows], y[:rows])).predict(x[rows:])
+        found.append(-predictive.log_prob(y[rows:].to(predictive.mean)).double().mean().detach())
+    return torch.stack(found), time.perf_counter() - start

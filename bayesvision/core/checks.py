@@ -1,0 +1,181 @@
+"""The checks on what users hand in: every error says what was expected, what came, and what to do."""
+
+import inspect
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from bayesvision.core.roles import Prior
+
+__all__ = [
+    "LARGEST",
+    "as_tensor",
+    "check_classes",
+    "check_count",
+    "check_inputs",
+    "check_prior",
+    "check_targets",
+    "columns_of",
+]
+
+
+LARGEST = 1e30  # beyond this, squares overflow float32
+
+
+def check_count(name: str, value: Any, minimum: int = 1) -> None:
+    """Raise a `ValueError` unless `value` is a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+
+
+def check_prior(source: Any) -> Prior:
+    """The prior `source`, if it is one.
+
+    Raises:
+        TypeError: it is a class, or has no method `sample(batch, rows, *, generator)`.
+    """
+    try:
+        inspect.signature(source.sample).bind(1, 1, generator=None)
+    except (AttributeError, TypeError, ValueError):
+        got = f"the class {source.__name__}" if isinstance(source, type) else type(source).__name__
+        raise TypeError(
+            f"source must be a prior, an object with a method sample(batch, rows, *, generator), got {got}"
+        ) from None
+    return source
+
+
+def columns_of(x: Any) -> tuple[str, ...] | None:
+    """Column names of a pandas frame, None for anything else."""
+    pandas = sys.modules.get("pandas")
+    return tuple(map(str, x.columns)) if pandas is not None and isinstance(x, pandas.DataFrame) else None
+
+
+def as_tensor(name: str, value: Any) -> Tensor:
+    """A dense real tensor that shares no memory with `value`, so that later changes there reach no posterior."""
+    tensor = value.clone() if isinstance(value, Tensor) else _of_array(name, value)
+    if tensor.is_complex() or tensor.layout != torch.strided:
+        raise ValueError(f"{name} must be real and dense, got {tensor.dtype} with the layout {tensor.layout}")
+    return tensor
+
+
+def _of_array(name: str, value: Any) -> Tensor:
+    try:
+        array = np.array(value, order="C")
+        if array.dtype == object and any(isinstance(entry, str) for entry in array.flat):
+            raise ValueError("text")
+        if array.dtype.kind == "O" or array.dtype == np.longdouble:  # a frame of mixed number types, say
+            array = array.astype(np.float64)
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} must hold numbers, got {type(value).__name__} with other values ({error}); "
+            "encode text and categories as numbers first"
+        ) from None
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    if not value.is_floating_point():
+        return
+    bad = ~(value.isfinite() & (value.abs() <= LARGEST))  # in half precision LARGEST itself is infinite
+    if bad.any():
+        place = [int(i) for i in bad.nonzero()[0]]
+        raise ValueError(
+            f"{name} must be finite and at most {LARGEST:g} in size, got {value[tuple(place)].item()} at index {place} "
+            f"({int(bad.sum())} such values); drop or impute these rows, or rescale the column"
+        )
+
+
+def check_inputs(
+    x: Any, features: int | None = None, columns: tuple[str, ...] | None = None, name: str = "x"
+) -> Float[Tensor, "*batch rows features"]:
+    """Inputs as a floating-point tensor [*batch, rows, features] of their own; a vector counts as one feature.
+
+    The columns of a frame are put in the order of `columns`.
+
+    Raises:
+        ValueError: not numbers, NaN or infinite, no rows, or not the expected columns.
+    """
+    given = columns_of(x)
+    if given is not None and len(set(given)) < len(given):
+        raise ValueError(f"{name} has two columns of the same name; rename one of {list(given)}")
+    if columns is not None and given is not None:
+        missing, unknown = [c for c in columns if c not in given], [c for c in given if c not in columns]
+        if missing or unknown:
+            raise ValueError(
+                f"{name} must have the columns {list(columns)} as seen before; it lacks {missing} and has {unknown}"
+            )
+        x = x.iloc[:, [given.index(c) for c in columns]]
+    value = as_tensor(name, x)
+    value = value if value.is_floating_point() else value.double()
+    value = value.unsqueeze(-1) if value.ndim == 1 else value
+    if value.ndim < 2:
+        raise ValueError(f"{name} must have the shape [rows, features], got {tuple(value.shape)}")
+    if value.numel() == 0:
+        raise ValueError(f"{name} must have at least one row and one column, got the shape {tuple(value.shape)}")
+    if features is not None and value.shape[-1] != features:
+        raise ValueError(f"{name} must have {features} columns as seen before, got {value.shape[-1]}")
+    _check_finite(name, value)
+    return value
+
+
+def _check_rows(y: Any, x: Tensor, name: str) -> Tensor:
+    value = as_tensor(name, y).to(x.device)
+    value = value.squeeze(-1) if value.ndim == x.ndim and value.shape[-1] == 1 else value
+    if value.shape != x.shape[:-1]:
+        raise ValueError(
+            f"{name} must have one value for each row of x, {tuple(x.shape[:-1])}, got {tuple(value.shape)}"
+        )
+    return value
+
+
+def check_targets(
+    y: Any,
+    x: Float[Tensor, "*batch rows features"],
+    name: str = "y",
+    seen: Tensor | None = None,
+    constant: bool = False,
+) -> Float[Tensor, "*batch rows"]:
+    """Regression targets as a floating-point tensor of their own, one for each row of `x`.
+
+    Args:
+        seen: targets [*batch, earlier] that these join.
+        constant: whether two or more rows may all be the same, those seen included.
+
+    Raises:
+        ValueError: wrong shape, NaN or infinite values, or constant targets where they may not be.
+    """
+    value = _check_rows(y, x, name)
+    value = value if value.is_floating_point() else value.double()
+    _check_finite(name, value)
+    if constant:
+        return value
+    whole = value if seen is None else torch.cat([seen.double(), value.double()], -1)
+    same = (whole == whole[..., :1]).all(-1)
+    if whole.shape[-1] > 1 and same.any():
+        raise ValueError(
+            f"{name} is constant ({whole[..., 0][same][0].item():g} in all {whole.shape[-1]} rows); "
+            "there is no scale to learn from, so check that this is the target"
+        )
+    return value
+
+
+def check_classes(
+    y: Any, x: Float[Tensor, "*batch rows features"], classes: int, name: str = "y"
+) -> Shaped[Tensor, "*batch rows"]:
+    """Class labels as integers, one for each row of `x`.
+
+    Raises:
+        ValueError: wrong shape, or labels other than 0, ..., classes - 1.
+    """
+    value = _check_rows(y, x, name)
+    _check_finite(name, value)
+    if value.is_floating_point() and not (value == value.round()).all():
+        raise ValueError(f"{name} must hold whole class numbers, got {value[value != value.round()][0].item()}")
+    if (value < 0).any() or (value >= classes).any():
+        low, high = value.min().item(), value.max().item()
+        raise ValueError(f"{name} must hold classes 0 to {classes - 1}, got values from {low:g} to {high:g}")
+    return value.long()

@@ -1,0 +1,48 @@
+"""`Data`, and the readings of it that methods share: one table, one curve."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayesvision.core.checks import check_inputs, check_targets
+
+__all__ = ["Data", "check_epochs", "kind_of", "one_curve"]
+
+
+class Data(NamedTuple):
+    """Rows `x` and, for fitting, their targets `y`: tensors, NumPy arrays or pandas frames."""
+
+    x: Any
+    y: Any = None
+
+
+def one_curve(source: Data) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """Epochs in ascending order and the values at them, in float64."""
+    if not isinstance(source, Data):
+        raise TypeError(
+            f"source must be Data(x, y) with the epochs and values of one curve, got {type(source).__name__}"
+        )
+    x = check_inputs(source.x)
+    if x.ndim != 2:
+        raise ValueError(f"x must be the epochs of one curve, [n] or [n, 1], got {tuple(x.shape)}; fit them one by one")
+    if source.y is None:
+        raise ValueError("y must hold the values of the curve at the epochs x, got None")
+    y = check_targets(source.y, x, constant=True).detach().double().cpu()
+    t, order = check_epochs(x.detach().cpu()).sort(stable=True)
+    return t, y[order]
+
+
+def check_epochs(x: Any) -> Float[Tensor, "*batch m"]:
+    """Epochs [m] or [*batch, m, 1], without the column axis and in float64."""
+    t = check_inputs(x, 1).squeeze(-1).double()
+    if (t <= 0).any():
+        raise ValueError(f"x must hold epochs above 0, got {t[t <= 0][0].item():g}; count epochs from 1")
+    return t
+
+
+def kind_of(x: Any) -> torch.dtype:
+    """The dtype of predictions at `x`: its own if that is floating, at least float32."""
+    kind = check_inputs(x).dtype
+    return torch.promote_types(kind, torch.float32)

@@ -1,0 +1,140 @@
+"""What the adapters to other frameworks share: a metric's direction, and reports that never end a training."""
+
+import dataclasses
+import math
+import re
+import warnings
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.rule import StoppingRule
+from bayesvision.early_stopping.runs import Decision
+
+__all__ = ["FailSafe", "Monitor", "check_metric", "directed"]
+
+LOSSES = {"loss", "error", "err", "mae", "mse", "rmse", "nll", "perplexity"}
+
+
+def directed(scale: MetricScale | None, minimize: bool) -> MetricScale | None:
+    """The scale with the direction that a framework was told; without a scale the metric lies in [0, 1]."""
+    if scale is None:
+        return MetricScale(0.0, 1.0, minimize=True) if minimize else None
+    return dataclasses.replace(scale, minimize=minimize)
+
+
+def check_metric(metric: str, scale: MetricScale | None) -> None:
+    """Refuse a metric that is called a loss and has no scale.
+
+    Raises:
+        ValueError: such a metric.
+    """
+    words = re.split(r"[^a-z]+", metric.lower())
+    if scale is None and any(word in LOSSES for word in words):
+        raise ValueError(
+            f"{metric!r} looks like a loss, and without a scale a metric lies in [0, 1] and larger is better; "
+            "say scale=MetricScale(lower, upper, soft_lower, soft_upper, minimize=True)"
+        )
+
+
+class FailSafe:
+    """Asks for decisions; what fails is told once, as a warning, and stops nothing."""
+
+    def __init__(self) -> None:
+        self.warned = False
+
+    def ask(self, question: Callable[[], Decision]) -> Decision:
+        """The answer, or a decision to go on where the question fails."""
+        try:
+            return question()
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            if not self.warned:
+                self.warned = True
+                message = f"early stopping failed and the run goes on ({reason}); this is said once"
+                warnings.warn(message, RuntimeWarning, stacklevel=3)
+            return Decision(False, reason, math.nan, math.nan, math.nan)
+
+
+class Monitor:
+    """Reports one metric of a training to a stopping rule, the training's own or one that several share.
+
+    Without other runs the rule stops a training that is unlikely to improve on its own best value.
+
+    Args:
+        metric: name of the metric; None if the framework knows it.
+        horizon: steps of a whole training; what the framework was told if left out.
+        scale: units of the metric; None for one in [0, 1] where larger is better.
+        rule: a rule that other runs report to as well, in place of `horizon` and `scale`.
+        run: name of this training in such a rule.
+
+    Raises:
+        ValueError: a loss without a scale, a rule together with `horizon` or `scale`, or a rule without `run`.
+    """
+
+    def __init__(
+        self,
+        metric: str | None,
+        horizon: float | None = None,
+        scale: MetricScale | None = None,
+        rule: StoppingRule | None = None,
+        run: Hashable = None,
+    ) -> None:
+        if rule is not None and not (horizon is None and scale is None):
+            raise ValueError("horizon and scale must be left out where a rule is given; they are the rule's")
+        if rule is not None and run is None:
+            raise ValueError("run must name this training in the rule that it shares, got None")
+        self.metric, self.horizon, self.scale, self.rule = metric, horizon, scale, rule
+        self.run = "run" if run is None else run
+        self.shared = rule is not None
+        self.decision: Decision | None = None
+        self._cautious, self._saved = FailSafe(), None
+        if metric is not None and not self.shared:
+            check_metric(metric, scale)
+
+    def begin(self, horizon: float | None, minimize: bool | None = None) -> None:
+        """Start a training of so many steps; a rule of its own forgets the one before.
+
+        Raises:
+            ValueError: no horizon is known, or as in the constructor.
+        """
+        self.decision = None
+        if self.shared:
+            return
+        horizon = horizon if self.horizon is None else self.horizon
+        if horizon is None or not 0 < horizon < math.inf:
+            raise ValueError(
+                f"horizon must be given, as the framework does not know how long it trains, got {horizon!r}"
+            )
+        if self.metric is not None:
+            check_metric(self.metric, self.scale)
+        scale = self.scale if minimize is None else directed(self.scale, minimize)
+        self.rule = StoppingRule(horizon, scale, learn=0, audit=0.0)
+        if self._saved is not None:
+            self.rule.load_state_dict(self._saved)
+            self._saved = None
+
+    def report(self, step: float, metrics: Mapping[str, Any]) -> bool:
+        """Whether the training should stop after these metrics at a step; never raises."""
+        self.decision = self._cautious.ask(lambda: self._report(step, metrics))
+        return self.decision.stop
+
+    def _report(self, step: float, metrics: Mapping[str, Any]) -> Decision:
+        if self.rule is None:
+            raise RuntimeError("begin() must come before report()")
+        if self.metric is None or self.metric not in metrics:
+            raise ValueError(f"the metric must be one of {', '.join(metrics) or 'none'}, got {self.metric!r}")
+        return self.rule.update(self.run, step, float(metrics[self.metric]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the training's own rule holds, as JSON data; a shared rule is saved by whoever owns it."""
+        return {} if self.shared or self.rule is None else self.rule.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`, now or at the next `begin`."""
+        if self.shared or not state:
+            return
+        if self.rule is None:
+            self._saved = state
+        else:
+            self.rule.load_state_dict(state)

@@ -1,0 +1,1 @@
+"""Files, which are data only: checkpoints, tensors, tables, training logs."""

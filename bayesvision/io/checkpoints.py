@@ -1,0 +1,180 @@
+"""`save`, `load` and `pretrained`: one safetensors file for a posterior, the recipe as JSON in its header."""
+
+import hashlib
+import importlib
+import json
+import os
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayesvision.core.recipes import build, to_json
+from bayesvision.core.roles import Posterior, Storable
+from bayesvision.io.tensors import read_tensors, write_tensors
+from bayesvision.registry import POSTERIORS
+
+__all__ = ["Shipped", "describe", "find", "load", "pretrained", "save", "shipped"]
+
+FORMAT = 2
+RENAMED = {"inward": "input_layer", "outward": "output_layer", "log_factor": "log_temperature"}  # tensors of format 1
+RENAMED_FIELDS = {"clip": "max_grad_norm"}  # of Train in format 1
+DROPPED_FIELDS = ("folder", "interval", "device", "sharding", "compile")  # which decided no number
+
+
+class Shipped(NamedTuple):
+    """A checkpoint that comes with the package."""
+
+    file: str
+    sha256: str
+    summary: str
+
+
+def save(posterior: Storable, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
+    """Write a posterior, with what it was conditioned on, to `path`; the file appears whole or not at all.
+
+    Args:
+        dtype: store the floating-point weights in this type (float16 halves the file); as they are when left out.
+
+    Raises:
+        ValueError: `dtype` is not a floating-point type.
+        TypeError: the posterior is not made of data alone, like one of an arbitrary program.
+    """
+    if not isinstance(posterior, Storable):
+        raise TypeError(f"{type(posterior).__name__} cannot be kept in a file: it is not made of data alone")
+    tensors, header = posterior.export()
+    if dtype is not None and not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating-point type such as torch.float16, got {dtype}")
+    if dtype is not None:
+        narrow = {k for k, v in tensors.items() if v.dtype == torch.float32 and v.ndim > 1}  # borders and context stay
+        tensors = {k: v.to(dtype) if k in narrow else v for k, v in tensors.items()}
+    from bayesvision import __version__
+
+    method = posterior.method
+    recipe = {"method": type(method).__name__, "recipe": to_json(method)}
+    header = {"format": FORMAT, "version": __version__, **recipe, **header}
+    write_tensors(path, tensors, {**header, "sha256": _digest(tensors, header)})
+
+
+def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
+    """SHA-256 over everything in a file: safetensors has no checksum of its own."""
+    content = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        content.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Posterior:
+    """The posterior in a file that `save` wrote; nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, damaged, of a newer format or an unknown method, or tensors that do not fit.
+        ImportError: the method needs an extra that is not installed.
+    """
+    tensors, header = read_tensors(path)
+    try:
+        return _restore(tensors, header).to(device)
+    except KeyError as error:
+        raise ValueError(f"{path}: the file lacks {error}; save it again") from None
+    except (TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _restore(tensors: dict[str, Tensor], header: dict[str, Any]) -> Posterior:
+    if header.get("format") not in (1, FORMAT):
+        raise ValueError(
+            f"the format is {header.get('format')!r} and this version of bayesvision reads {FORMAT} and older; "
+            f"it was written by version {header.get('version')!r}, so install that or a newer one"
+        )
+    if header.get("method") not in POSTERIORS:
+        raise ValueError(f"the method is {header.get('method')!r}, which is none of {', '.join(POSTERIORS)}")
+    known = header.pop("sha256", None)
+    if known is not None and known != _digest(tensors, header):
+        raise ValueError("the file is damaged: its content is not what was saved; copy it anew or save it again")
+    if header["format"] == 1:
+        tensors, header = _upgraded(tensors, header)
+    import bayesvision
+
+    recipe = getattr(bayesvision, header["method"])  # an ImportError that names the extra, if one is missing
+    module, name = POSTERIORS[header["method"]]
+    posterior = getattr(importlib.import_module(module), name)
+    return posterior.restore(build(recipe, header["recipe"]), tensors, header)
+
+
+def _upgraded(tensors: dict[str, Tensor], header: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a file of format 1 holds, under the names of today."""
+    header, recipe = dict(header), dict(header["recipe"])
+    if "train" in recipe:
+        kept = {k: v for k, v in recipe["train"].items() if k not in DROPPED_FIELDS}
+        recipe["train"] = {RENAMED_FIELDS.get(k, k): v for k, v in kept.items()}
+    header |= {"recipe": recipe, "metadata": header.pop("card", {})}
+    names = {name: ".".join(RENAMED.get(part, part) for part in name.split(".")) for name in tensors}
+    return {names[name]: value for name, value in tensors.items()}, header
+
+
+def shipped() -> dict[str, Shipped]:
+    """The checkpoints that come with the package, by name."""
+    index = (_folder() / "index.json").read_text(encoding="utf-8")
+    return {name: Shipped(**entry) for name, entry in json.loads(index).items()}
+
+
+def _folder() -> Path:
+    # as a folder of the package: importing it as a module would hide the function bayesvision.pretrained
+    return Path(str(resources.files("bayesvision"))) / "pretrained"
+
+
+def shipped_file(name: str) -> Path:
+    """Path of a shipped checkpoint, its SHA-256 checked.
+
+    Raises:
+        ValueError: an unknown name, or a file that is not the one that was shipped.
+    """
+    known = shipped()
+    if name not in known:
+        raise ValueError(f"name must be one of {', '.join(known)}, got {name!r}; for a file of your own use load(path)")
+    path = _folder() / known[name].file
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; install bayesvision again")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != known[name].sha256:
+        raise ValueError(f"{path} was changed: its SHA-256 is {found}, not {known[name].sha256}; install again")
+    return path
+
+
+def pretrained(name: str, device: str | torch.device = "cpu") -> Posterior:
+    """A shipped posterior, ready to predict; read from the package, never downloaded.
+
+    Raises:
+        ValueError: an unknown name, or a file that is not the one that was shipped.
+    """
+    return load(shipped_file(name), device)
+
+
+def find(model: str) -> Posterior:
+    """A posterior by its shipped name or, if there is none, by its file.
+
+    Raises:
+        ValueError: neither a shipped name nor a file, or as in `load` and `pretrained`.
+    """
+    if model in shipped():
+        return pretrained(model)
+    if not Path(model).is_file():
+        raise ValueError(f"{model!r} is neither a file nor one of the shipped models ({', '.join(shipped())})")
+    return load(model)
+
+
+def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
+    """The header of a checkpoint, given by its file or by its shipped name.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `load` and `pretrained`.
+    """
+    path = shipped_file(str(source)) if str(source) in shipped() else Path(source)
+    tensors, header = read_tensors(path)
+    if "method" not in header:
+        raise ValueError(f"{path} is not a checkpoint but an unfinished run; finish it with pretrain --resume")
+    return _upgraded(tensors, header)[1] if header.get("format") == 1 else header

@@ -1,0 +1,1 @@
+"""Uncertainty around a frozen network."""

@@ -1,0 +1,270 @@
+"""`OutputDataset`: what a frozen network said and what was right, computed once and read often."""
+
+import math
+import tempfile
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import IO, Any, Literal
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from bayesvision.core.checks import LARGEST, as_tensor, check_classes, check_inputs, check_targets, columns_of
+from bayesvision.core.data import Data
+from bayesvision.methods.bayescap.frozen import Frozen, stacked
+
+__all__ = ["OutputDataset", "batches_of"]
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """What the outputs are, and the inputs of the network.
+
+    Attributes:
+        form: maps or vectors.
+        channels: of the output.
+        inputs: channels of all that is read.
+        scalar: whether the output is a single number, which has no channel.
+        features, columns: of inputs that are tables, with the names of a frame's columns; None for others.
+        divided: whether targets of 8 bits were divided by 255; None for others.
+    """
+
+    form: Literal["maps", "vectors"]
+    channels: int
+    inputs: int
+    scalar: bool
+    features: int | None = None
+    columns: tuple[str, ...] | None = None
+    divided: bool | None = None
+
+    @property
+    def axis(self) -> int:
+        """Of the channels."""
+        return -3 if self.form == "maps" else -1
+
+
+LARGE = 1 << 30  # bytes from which on the pairs are kept in a temporary file
+BLOCK = 64  # examples of a Data asked for at once
+
+
+def batches_of(source: Any) -> Iterable[tuple[Any, Any]]:
+    """Batches (x, y) of a `Data` or of a loader.
+
+    Raises:
+        ValueError: no batches, or other things than pairs.
+        TypeError: neither a `Data` nor an iterable.
+    """
+    if isinstance(source, Data):
+        yield from _blocks(source)
+        return
+    if not isinstance(source, Iterable):
+        raise TypeError(f"source must be Data(x, y) or a loader of batches (x, y), got {type(source).__name__}")
+    count = 0
+    for batch in source:
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, list | tuple) else type(batch).__name__
+            raise ValueError(f"source must give batches (x, y), got a {got}; map them to pairs first")
+        count += 1
+        yield batch[0], batch[1]
+    if not count:
+        raise ValueError(
+            "source gave no batch; a generator can be read once only, and drop_last=True drops a single short batch"
+        )
+
+
+def _blocks(source: Data) -> Iterable[tuple[Any, Any]]:
+    x, y = source
+    if y is None:
+        raise ValueError("y must hold the targets of the rows of x, got None: Data(x, y)")
+    x, y = (as_tensor("x", x) if getattr(x, "ndim", 0) > 2 else check_inputs(x)), as_tensor("y", y)
+    if not y.ndim or not len(x) or len(x) != len(y):
+        raise ValueError(
+            "y must have one value for each row of x, and at least one, "
+            f"got the shapes {tuple(y.shape)} and {tuple(x.shape)}"
+        )
+    for k in range(0, len(x), BLOCK):
+        yield x[k : k + BLOCK], y[k : k + BLOCK]
+
+
+class OutputDataset:
+    """Examples (reads, y), each with a shape of its own; in memory, or in a temporary file when they are large.
+
+    `reads` is [channels, *place] or [channels] and `y` what goes with its first channels; the axes after the first are
+    places of a map.
+    """
+
+    def __init__(self, large: int = LARGE) -> None:
+        self.large, self.bytes = large, 0
+        self.examples: list[tuple[Tensor, Tensor]] = []
+        self.places: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []
+        self.file: IO[bytes] | None = None
+        self.low, self.high = math.inf, -math.inf  # of the targets
+        self.divided: bool | None = None  # whether targets of 8 bits were brought from 0..255 to 0..1
+
+    def __len__(self) -> int:
+        return len(self.places) if self.file is not None else len(self.examples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        if self.file is None:
+            return self.examples[index]
+        offset, *shapes = self.places[index]
+        found = []
+        for shape in shapes:
+            view = np.memmap(self.file, np.float32, "r", offset, shape or (1,))
+            found.append(torch.from_numpy(np.array(view)).reshape(shape))
+            offset += 4 * int(np.prod(shape))
+        return found[0], found[1]
+
+    def add(self, reads: Tensor, outputs: Tensor, y: Any) -> None:
+        """Take in a batch [batch, ...].
+
+        Raises:
+            ValueError: the shapes of outputs and targets differ, or some of them are not finite.
+        """
+        y = as_tensor("y", y)
+        if y.shape != outputs.shape and y.shape == (*outputs.shape, 1):
+            y = y.squeeze(-1)
+        if y.shape != outputs.shape:
+            raise ValueError(
+                f"y must have the shape of the network's output, {tuple(outputs.shape)}, got {tuple(y.shape)}; "
+                "crop or reshape the targets, or wrap the network"
+            )
+        if y.dtype == torch.uint8:
+            y = self._dequantised(y, outputs)
+        y = y.to("cpu", torch.float32)
+        first = len(self)
+        for name, value in (("the network's output", outputs), ("y", y)):
+            _check_finite(name, value, first)
+        for one, target in zip(reads.cpu().float(), y, strict=True):
+            self._keep(one.contiguous(), target.contiguous())
+
+    def add_labels(self, reads: Tensor, y: Any, classes: int) -> None:
+        """Take in a batch [batch, entries] with its class labels [batch].
+
+        Raises:
+            ValueError: labels that are not 0, ..., classes - 1, or outputs that are not finite.
+        """
+        _check_finite("the network's output", reads, len(self))
+        labels = check_classes(y, reads.cpu(), classes)
+        for one, label in zip(reads.cpu().float(), labels.float(), strict=True):
+            self._keep(one.contiguous(), label)
+
+    def _dequantised(self, y: Tensor, outputs: Tensor) -> Tensor:
+        """Targets of 8 bits in the units of the outputs: 0..1 where these are, else 0..255."""
+        if self.divided is None:
+            self.divided = bool(outputs.abs().max() <= 2)
+            units = "divided by 255, as the outputs are in 0..1" if self.divided else "left as 0..255"
+            warnings.warn(
+                f"y is of 8 bits: it is {units}, and no standard deviation is below that of rounding, "
+                f"1/{'(255 sqrt 12)' if self.divided else 'sqrt 12'}; give floating-point targets to choose yourself",
+                stacklevel=2,
+            )
+        return y.float() / 255 if self.divided else y.float()
+
+    @property
+    def floor(self) -> float:
+        """Standard deviation of the rounding of 8-bit targets; 0 for others."""
+        return 0.0 if self.divided is None else 12**-0.5 / (255 if self.divided else 1)
+
+    def _keep(self, reads: Tensor, y: Tensor) -> None:
+        self.low, self.high = min(self.low, float(y.min())), max(self.high, float(y.max()))
+        self.bytes += 4 * (reads.numel() + y.numel())
+        if self.file is None:
+            self.examples.append((reads.clone(), y.clone()))
+            if self.bytes > self.large:
+                self.file = tempfile.TemporaryFile()  # noqa: SIM115 (gone with this object)
+                for example in self.examples:
+                    self._write(*example)
+                self.examples = []
+        else:
+            self._write(reads, y)
+
+    def _write(self, reads: Tensor, y: Tensor) -> None:
+        assert self.file is not None
+        self.file.seek(0, 2)
+        self.places.append((self.file.tell(), tuple(reads.shape), tuple(y.shape)))
+        for value in (reads, y):
+            self.file.write(value.numpy().tobytes())
+        self.file.flush()
+
+    def draw(self, count: int, crop: int, source: Generator) -> tuple[Tensor, Tensor]:
+        """`count` examples with replacement, maps cut to squares of the side `crop` at even places, or to the least."""
+        chosen = [self[int(k)] for k in torch.randint(len(self), (count,), generator=source)]
+        if chosen[0][0].ndim < 3:
+            return torch.stack([reads for reads, _ in chosen]), torch.stack([y for _, y in chosen])
+        height, width = (min([crop, *(y.shape[axis] for _, y in chosen)]) for axis in (-2, -1))
+        cut = []
+        for reads, y in chosen:
+            room = torch.tensor([y.shape[-2] - height, y.shape[-1] - width])
+            top, left = ((torch.rand(2, generator=source) * (room // 2 + 1)).long() * 2).minimum(room).tolist()
+            cut.append([v[..., top : top + height, left : left + width] for v in (reads, y)])
+        return torch.stack([reads for reads, _ in cut]), torch.stack([y for _, y in cut])
+
+
+def _ask(
+    frozen: Frozen, source: Any, classes: int | None, known: OutputSpec | None = None
+) -> tuple[OutputDataset, OutputSpec]:
+    """OutputDataset of what the network says and what is right, of the kind that is `known` or that the first batch has."""
+    pairs, kind = OutputDataset(), None if known is None else replace(known, divided=None)
+    if known is not None:
+        pairs.divided = known.divided
+    columns = columns_of(source.x) if isinstance(source, Data) else None
+    if known is not None and columns is not None:
+        source = Data(check_inputs(source.x, known.features, known.columns), source.y)
+    for x, y in batches_of(source):
+        table = not getattr(x, "ndim", 0) > 2
+        x = check_inputs(x) if table else x
+        with torch.no_grad():
+            parts = frozen(x)
+        scalar = not classes and parts[0].ndim == (x.ndim - 1 if table else 1)
+        outputs = parts[0].unsqueeze(-1) if scalar else parts[0]
+        form = "maps" if outputs.ndim == 4 and not classes else "vectors"
+        reads = stacked(parts, form == "maps", scalar)
+        axis = -3 if form == "maps" else -1
+        names = known.columns if known is not None else columns
+        found = OutputSpec(form, outputs.shape[axis], reads.shape[axis], scalar, x.shape[-1] if table else None, names)
+        if kind is not None and found != kind:
+            raise ValueError(f"x and net must give outputs of one kind, got {kind} and then {found}")
+        kind = found
+        if classes:
+            pairs.add_labels(reads, y, classes)
+        else:
+            y = check_targets(y, x, constant=True) if table and scalar else y
+            pairs.add(reads, outputs, _with_channel(y, outputs))
+    assert kind is not None
+    if classes and kind.channels != classes:
+        raise ValueError(f"net must return one logit for each of {classes} classes, got {kind.channels}")
+    return pairs, replace(kind, divided=pairs.divided)
+
+
+def _with_channel(y: Any, outputs: Tensor) -> Any:
+    y = as_tensor("y", y)
+    return y.unsqueeze(-1) if y.shape == outputs.shape[:-1] and outputs.shape[-1] == 1 else y
+
+
+def _thinned(
+    tensors: list[Tensor], kind: OutputSpec, classes: int | None, count: int, source: Generator
+) -> list[Tensor]:
+    """About `count` of the places, the same of all tensors, each as an example of its own."""
+    if classes:
+        return tensors
+    if kind.form == "maps":  # [1, channels, height, width] to [places, channels, 1, 1]
+        tensors = [v.flatten(2)[0].T[..., None, None] for v in tensors]
+    else:
+        tensors = [v.flatten(0, -2) for v in tensors]
+    size = max(8, count // kind.channels)
+    chosen = torch.randperm(len(tensors[0]), generator=source)[:size].to(tensors[0].device)
+    return [v[chosen] for v in tensors]
+
+
+def _check_finite(name: str, value: Tensor, first: int) -> None:
+    bad = ~(value.isfinite() & (value.abs() <= LARGEST))
+    if bad.any():
+        each = bad.reshape(len(bad), -1).sum(1)
+        worst = int(each.nonzero()[0])
+        raise ValueError(
+            f"{name} must be finite and at most {LARGEST:g} in size, got {int(each[worst])} other values in example "
+            f"{first + worst} and {int((each > 0).sum())} such examples in its batch; drop or mend them"
+        )

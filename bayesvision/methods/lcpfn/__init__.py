@@ -1,0 +1,1 @@
+"""Learning curves extrapolated by a prior-data fitted network."""

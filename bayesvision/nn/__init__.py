@@ -1,0 +1,1 @@
+"""Networks that methods share: heads from raw output to distribution, attention, the set transformer."""

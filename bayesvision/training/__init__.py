@@ -1,0 +1,1 @@
+"""Training: `Train`, the only optimiser loop, its state, processes and seeds."""

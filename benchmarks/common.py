@@ -30,9 +30,9 @@ def machine() -> dict[str, Any]:
 
 
 def write(name: str, results: dict[str, Any]) -> None:
-    """Write `results` with the machine's description to results/NAME.json."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write `results` with the machine's description to results/NAME.json, NAME being FOLDER/SCRIPT."""
     path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
     temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Write the tables of README.md from the JSON results: `python benchmarks/render.py`; `--check` only compares."""
+"""Write the tables of README.md from the JSON results: `python -m benchmarks.render`; `--check` only compares."""
 
 import json
 import re
@@ -9,6 +9,12 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
 README = Path(__file__).parents[1] / "README.md"
+
+
+def read(name: str) -> dict[str, Any]:
+    """The results of a script, whatever its folder."""
+    found: dict[str, Any] = json.loads(next(RESULTS.rglob(f"{name}.json")).read_text())
+    return found
 
 
 def grid(header: list[str], rows: list[list[str]]) -> str:
@@ -83,7 +89,7 @@ def throughput(results: dict[str, Any]) -> str:
     sizes = sorted({line["rows"] for line in results["priors"]})
     rows = [[name, *(f"{found[n]:,}" for n in sizes)] for name, found in priors.items()]
     parts.append(grid(["prior (features), data sets a second", *(f"{n} rows" for n in sizes)], rows))
-    memory = json.loads((RESULTS / "prediction_memory.json").read_text())
+    memory = read("prediction_memory")
     found = memory["memory"][0]
     parts.append(grid(["10,000 queries, 1,000 context rows", "value"], [[k, str(v)] for k, v in found.items()]))
     return "\n\n".join(parts)
@@ -100,9 +106,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 def rendered(text: str) -> str:
     """The README with every table made anew; a table whose JSON is missing stays as it is."""
     for name, table in TABLES.items():
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            results = json.loads(path.read_text())
+        if any(RESULTS.rglob(f"{name}.json")):
+            results = read(name)
             block = f"<!-- table: {name} -->\n{table(results)}\n\n{where(results)}\n<!-- end -->"
             text = re.sub(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, block=block: block, text, flags=re.S)
     return text

@@ -80,8 +80,8 @@ def render(results: dict[str, Any], title: str = "") -> str:
 
 def page(name: str, folder: Path = FOLDER) -> str:
     """MyST of the results NAME, or a sentence that says they are missing."""
-    path = folder / f"{name}.json"
-    if not path.is_file():
+    path = next(folder.rglob(f"{name}.json"), None)
+    if path is None:
         return f"*Not measured in this build: there is no `benchmarks/results/{name}.json`.*"
     return render(json.loads(path.read_text(encoding="utf-8")))
 
@@ -93,7 +93,8 @@ class Results(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        self.env.note_dependency(str(FOLDER / f"{name}.json"))
+        for path in FOLDER.rglob(f"{name}.json"):
+            self.env.note_dependency(str(path))
         return self.parse_text_to_nodes(page(name))
 
 

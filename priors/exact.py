@@ -1,7 +1,7 @@
 """The exact posterior of priors whose data are jointly normal."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributions as td
@@ -11,6 +11,7 @@ from torch import Tensor
 __all__ = ["Gaussian", "GaussianPosterior", "condition"]
 
 
+@runtime_checkable
 class Gaussian(Protocol):
     """A prior whose noise-free values are jointly normal given x, seen with independent normal noise."""
 

@@ -1,10 +1,10 @@
 """What a posterior keeps of the rows it has seen."""
 
-from torch import nn
+from torch import Tensor, nn
 
-from bayesvision.nn.attention import Cache
+__all__ = ["Cache", "KVCache"]
 
-__all__ = ["KVCache"]
+Cache = tuple[tuple[Tensor, Tensor], ...]  # keys and values of a context, [*batch, heads, tokens, size] for each layer
 
 
 class KVCache(nn.Module):

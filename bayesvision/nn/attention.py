@@ -7,11 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
 
-__all__ = ["Cache"]
+__all__ = ["Block", "LayerNorm", "Linear"]
 
-Cache = tuple[
-    tuple[Tensor, Tensor], ...
-]  # keys and values of the context [*batch, heads, tokens, size], layer by layer
 Linear = partial(nn.Linear, dtype=torch.float32)  # whatever torch's default is: the same seed, the same weights
 LayerNorm = partial(nn.LayerNorm, dtype=torch.float32)
 

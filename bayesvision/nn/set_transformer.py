@@ -7,7 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from bayesvision.nn.attention import Block, Cache, LayerNorm, Linear
+from bayesvision.core.context import Cache
+from bayesvision.nn.attention import Block, LayerNorm, Linear
 
 __all__ = ["SetTransformer"]
 

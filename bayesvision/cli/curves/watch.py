@@ -47,7 +47,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, since: Callable[[int], bytes]) -> None:
         self.host, self.since = host, since
-        self.page = (files("bayesvision.cli") / "watch.html").read_bytes()
+        self.page = (files("bayesvision.cli.curves") / "watch.html").read_bytes()
         self.policy = _policy(self.page.decode())
         if ":" in host:
             self.address_family = socket.AF_INET6

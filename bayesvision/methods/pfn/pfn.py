@@ -9,14 +9,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bayesvision.core.checks import check_classes, check_count, check_inputs, check_prior, check_targets, columns_of
-from bayesvision.core.context import KVCache
+from bayesvision.core.context import Cache, KVCache
 from bayesvision.core.modules import share
 from bayesvision.core.recipes import describe
 from bayesvision.core.roles import Conditionable, Log, Prior
 from bayesvision.core.standardize import Standardization
 from bayesvision.distributions import Bar, Categorical
 from bayesvision.methods.pfn.tasks import TaskStream, network_inputs, network_targets
-from bayesvision.nn.attention import Cache
 from bayesvision.nn.heads import BarHead, CategoricalHead
 from bayesvision.nn.set_transformer import SetTransformer
 from bayesvision.training.loop import minimize
@@ -87,7 +86,7 @@ class PFN:
         posterior.metadata = {"prior": describe(source), "parameters": size, "tasks": stream.tasks(), **cost}
         return posterior.requires_grad_(False)
 
-    def units(self, x: Float[Tensor, "*batch n features"], y: Shaped[Tensor, "*batch n"]) -> Standardization:
+    def standardization(self, x: Float[Tensor, "*batch n features"], y: Shaped[Tensor, "*batch n"]) -> Standardization:
         """Standardization of a context: the identity without `standardize`, and for class labels."""
         return Standardization.of(x, y if self.classes is None else None, self.standardize)
 
@@ -186,10 +185,10 @@ class PFNPosterior(Conditionable):
     @torch.no_grad()
     def _remember(self) -> None:
         assert self.x is not None and self.y is not None
-        units = self.method.units(self.x, self.y)
+        scaler = self.method.standardization(self.x, self.y)
         kind = self.network.prior_token.dtype
-        inputs = network_inputs(self.x, units, self.method.features).to(kind)
-        cache = self.network.encode(inputs, network_targets(self.y, units, self.method.classes).to(kind))
+        inputs = network_inputs(self.x, scaler, self.method.features).to(kind)
+        cache = self.network.encode(inputs, network_targets(self.y, scaler, self.method.classes).to(kind))
         self.memory.store(cache)
 
     def predict(self, x: Any) -> Bar | Categorical:
@@ -214,14 +213,14 @@ class PFNPosterior(Conditionable):
                 f"x must have batch axes that broadcast with the context's {tuple(seen.shape[:-2])}, "
                 f"got {tuple(x.shape[:-2])}"
             ) from None
-        units = self.method.units(seen, seen[..., 0] if self.y is None else self.y)
-        inputs = network_inputs(x, units, self.method.features).to(kind)
+        scaler = self.method.standardization(seen, seen[..., 0] if self.y is None else self.y)
+        inputs = network_inputs(x, scaler, self.method.features).to(kind)
         cache = self._cache(inputs)
         chunk = max(1, CHUNK // max(1, math.prod(x.shape[:-2])))
         raw = torch.cat([self.network.decode(part, cache).to(wide) for part in inputs.split(chunk, -2)], -2)
         if isinstance(self.head, CategoricalHead):
             return self.head(raw)
-        return self.head(raw, units.y_loc.to(wide), units.y_scale.to(wide))
+        return self.head(raw, scaler.y_loc.to(wide), scaler.y_scale.to(wide))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         x, y, before = self.x, self.y, self.network.prior_token

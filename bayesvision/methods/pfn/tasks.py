@@ -86,7 +86,7 @@ class TaskStream:
         if x.shape[-1] > method.features:
             raise ValueError(f"features={method.features} is less than the {x.shape[-1]} columns that the prior draws")
         y = y.float() if method.classes is None else check_classes(y, x, method.classes, "the prior's y")
-        scaler = method.scaler(x[:, :context], y[:, :context])
+        scaler = method.standardization(x[:, :context], y[:, :context])
         # a mixture of priors pads its narrower members with zero columns
         used = (x != 0).any(-2, keepdim=True).sum(-1, keepdim=True).clamp(min=1).to(x)
         inputs, targets = network_inputs(x, scaler, method.features, used), network_targets(y, scaler, method.classes)

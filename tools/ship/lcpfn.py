@@ -1,0 +1,56 @@
+"""Put a trained LC-PFN into the package: measure it, write the measurements into its card, store it in float16.
+
+    python -m tools.ship.lcpfn my.safetensors --name lcpfn --summary "..."
+
+Mean log-likelihood of the rest of curves drawn from the published prior, at 10, 20, 40 and 80 % seen.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+import bayesvision as bv
+from bayesvision.training.seeds import generator
+from benchmarks.common import machine
+from priors import LearningCurves
+from tools.ship.common import as_stored, ship
+
+
+@torch.no_grad()
+def measure(posterior, curves: int) -> list[dict[str, float]]:
+    task, lines = LearningCurves().sample(curves, 100, generator=generator("cpu", 99)), []
+    for seen in (10, 20, 40, 80):
+        law = posterior.condition(task.x[:, :seen], task.y[:, :seen]).predict(task.x[:, seen:])
+        score = law.log_prob(task.y[:, seen:]).mean(-1)
+        low, high = law.quantile(torch.tensor([0.05, 0.95]))
+        inside = ((low < task.y[:, seen:]) & (task.y[:, seen:] < high)).float().mean()
+        lines.append(
+            {
+                "seen": seen,
+                "log-likelihood": round(float(score.mean()), 3),
+                "error": round(float(score.std() / curves**0.5), 3),
+                "coverage 90 %": round(float(inside), 3),
+            }
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--summary", required=True)
+    parser.add_argument("--curves", type=int, default=4000)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    posterior = bv.load(a.checkpoint)
+    posterior.metadata["measured"] = {"on the published prior": measure(as_stored(posterior).float(), a.curves)}
+    posterior.metadata["measured on"] = machine()
+    path = ship(posterior, a.name, a.summary)
+    print(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

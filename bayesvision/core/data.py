@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets
 
-__all__ = ["Data", "check_epochs", "kind_of", "one_curve"]
+__all__ = ["Data", "check_epochs", "kind_of", "one_curve", "output_dtype"]
 
 
 class Data(NamedTuple):
@@ -46,3 +46,11 @@ def kind_of(x: Any) -> torch.dtype:
     """The dtype of predictions at `x`: its own if that is floating, at least float32."""
     kind = check_inputs(x).dtype
     return torch.promote_types(kind, torch.float32)
+
+
+def output_dtype(*values: Tensor) -> torch.dtype:
+    """The dtype of predictions from `values`, inputs and targets seen: at least float32, float64 if one of them is."""
+    dtype = torch.float32
+    for value in values:
+        dtype = torch.promote_types(dtype, value.dtype) if value.is_floating_point() else dtype
+    return dtype

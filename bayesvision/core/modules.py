@@ -1,12 +1,30 @@
-"""Copies of modules that share memory."""
+"""Modules: copies that share memory, and tensors that gradients may pass through wherever they are made."""
 
-from typing import Any, TypeVar
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["share"]
+__all__ = ["outside_inference_mode", "share"]
 
 Module = TypeVar("Module", bound=nn.Module)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def outside_inference_mode(function: Function) -> Function:
+    """`function`, run as if its caller were not inside `torch.inference_mode()`.
+
+    For `fit`, `condition` and `load`: tensors that are made in that mode take no part in any gradient, ever.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False):
+            return function(*args, **kwargs)
+
+    return cast(Function, run)
 
 
 def share(module: Module) -> Module:

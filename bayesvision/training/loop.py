@@ -1,17 +1,17 @@
 """The only optimiser loop: resumable, preemptible, the same on one process or many."""
 
 import contextlib
-import functools
 import math
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from bayesvision.core.modules import outside_inference_mode  # noqa: F401 (until its callers are moved)
 from bayesvision.core.roles import Log
 from bayesvision.training.distributed import Group, gather, init_distributed, no_sync, wrap
 from bayesvision.training.optimizers import Optimizers
@@ -21,20 +21,8 @@ from bayesvision.training.train import Train
 
 __all__ = ["minimize", "outside_inference_mode"]
 
-Function = TypeVar("Function", bound=Callable[..., Any])
 Loss = Callable[[Any, Any], Tensor]
 Batches = Callable[[int, int], Any]
-
-
-def outside_inference_mode(function: Function) -> Function:
-    """`function`, run as if its caller were not inside `torch.inference_mode()`, whose tensors no training takes."""
-
-    @functools.wraps(function)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with torch.inference_mode(False):
-            return function(*args, **kwargs)
-
-    return cast(Function, run)
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesvision.core.modules import outside_inference_mode  # noqa: F401 (until its callers are moved)
+from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.roles import Log
 from bayesvision.training.distributed import Group, gather, init_distributed, no_sync, wrap
 from bayesvision.training.optimizers import Optimizers

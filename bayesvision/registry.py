@@ -2,7 +2,27 @@
 
 from typing import NamedTuple
 
-__all__ = ["EXTRAS", "FORMER", "MODULES", "NAMES", "POSTERIORS", "Former"]
+__all__ = ["EXTRAS", "FORMER", "MODULES", "NAMES", "POSTERIORS", "Former", "Stored"]
+
+
+class Stored(NamedTuple):
+    """The classes that make a posterior of a checkpoint, each as its module and name.
+
+    Attributes:
+        alone: what the file holds; None if that is nothing without the network that it was learned around.
+        around: the same with the network of `load(path, net=net)`; None if there is no such network.
+    """
+
+    alone: tuple[str, str] | None
+    around: tuple[str, str] | None = None
+
+
+class Former(NamedTuple):
+    """A public name of an earlier release, and what it is called now."""
+
+    now: str
+    since: str
+
 
 NAMES = {  # name of `bayesvision` -> module, imported on first use
     "BayesCap": "bayesvision.methods.bayescap.bayescap",
@@ -24,11 +44,13 @@ NAMES = {  # name of `bayesvision` -> module, imported on first use
     "save": "bayesvision.io.checkpoints",
 }
 MODULES = ("distributions", "integrations", "metrics", "plots")
-POSTERIORS = {  # method in a checkpoint's header -> module and class of its posterior
-    "PFN": ("bayesvision.methods.pfn.pfn", "PFNPosterior"),
-    "LCPFN": ("bayesvision.methods.lcpfn.lcpfn", "LCPFNPosterior"),
-    "BayesCap": ("bayesvision.methods.bayescap.cap", "Cap"),
-    "GP": ("bayesvision.baselines.gp", "GPPosterior"),
+POSTERIORS = {  # method in a checkpoint's header -> its posterior
+    "PFN": Stored(("bayesvision.methods.pfn.pfn", "PFNPosterior")),
+    "LCPFN": Stored(("bayesvision.methods.lcpfn.lcpfn", "LCPFNPosterior")),
+    "BayesCap": Stored(
+        ("bayesvision.methods.bayescap.cap", "Cap"), ("bayesvision.methods.bayescap.bayescap", "BayesCapPosterior")
+    ),
+    "GP": Stored(("bayesvision.baselines.gp", "GPPosterior")),
 }
 EXTRAS = {  # package -> extra of bayesvision that installs it
     "gpytorch": "gp",
@@ -44,13 +66,4 @@ EXTRAS = {  # package -> extra of bayesvision that installs it
     "keras": "keras",
     "pandas": "frame",
 }
-
-
-class Former(NamedTuple):
-    """A public name of an earlier release, and what it is called now."""
-
-    now: str
-    since: str
-
-
-FORMER = {"Scale": Former("MetricScale", "0.2")}
+FORMER = {"Scale": Former("MetricScale", "0.2")}  # public name of an earlier release

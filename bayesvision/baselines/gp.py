@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets, columns_of
 from bayesvision.core.data import Data
-from bayesvision.core.roles import Conditionable, Log
+from bayesvision.core.roles import Conditionable, Exported, Log
 from bayesvision.core.standardize import Standardization, statistics
 from bayesvision.distributions import Normal
 from bayesvision.training.seeds import generator
@@ -228,9 +228,9 @@ class GPPosterior(Conditionable):
         mean, half = self._project(x)
         return mean, (self.variance.double() - half.square().sum(-2)).clamp(min=0) + self.noise.double()
 
-    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def export(self) -> Exported:
         """Rows, units, hyper-parameters and Cholesky factor; the recipe."""
-        return dict(self.state_dict()), {"columns": self.columns}
+        return Exported({}, dict(self.state_dict()), {"columns": self.columns})
 
     @classmethod
     def restore(cls, method: GP, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:

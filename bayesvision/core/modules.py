@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-__all__ = ["outside_inference_mode", "share"]
+__all__ = ["outside_inference_mode", "share", "split_state"]
 
 Module = TypeVar("Module", bound=nn.Module)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -25,6 +25,13 @@ def outside_inference_mode(function: Function) -> Function:
             return function(*args, **kwargs)
 
     return cast(Function, run)
+
+
+def split_state(module: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state of a module: its weight matrices, which may be rounded, and the rest, which may not."""
+    matrices = {name for name, value in module.named_parameters(remove_duplicate=False) if value.ndim > 1}
+    state = module.state_dict()
+    return {k: v for k, v in state.items() if k in matrices}, {k: v for k, v in state.items() if k not in matrices}
 
 
 def share(module: Module) -> Module:

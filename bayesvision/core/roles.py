@@ -1,14 +1,25 @@
 """The roles that priors, methods and posteriors play."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch.distributions as td
 from torch import Generator, Tensor, nn
 
 from bayesvision.distributions import Predictive
 
-__all__ = ["Conditionable", "Joint", "Latent", "Log", "Method", "Posterior", "Prior", "Storable"]
+__all__ = [
+    "Amortized",
+    "Conditionable",
+    "Exported",
+    "Joint",
+    "Latent",
+    "Log",
+    "Method",
+    "Posterior",
+    "Prior",
+    "Storable",
+]
 
 
 @runtime_checkable
@@ -32,7 +43,7 @@ class Prior(Protocol):
 
 @runtime_checkable
 class Log(Protocol):
-    """Anything that records metrics: `bayesvision.training.loggers.JsonLines`, a progress bar, an experiment tracker."""
+    """Anything that records metrics: `bayesvision.training.loggers.JsonLines`, a progress bar, a tracker."""
 
     def log(self, metrics: dict[str, float], step: int, /) -> object:
         """Record `metrics` of `step`."""
@@ -59,6 +70,20 @@ class Conditionable(Posterior):
 
 
 @runtime_checkable
+class Amortized(Protocol):
+    """A posterior that was learned from a prior, and so predicts and takes in rows before it has seen any."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that it was conditioned on."""
+        ...
+
+    def unconditioned(self) -> Self:
+        """The posterior without these rows; `self` is left as it was."""
+        ...
+
+
+@runtime_checkable
 class Joint(Protocol):
     """A posterior that knows the joint law of several targets."""
 
@@ -77,19 +102,39 @@ class Latent(Protocol):
         ...
 
 
+class Exported(NamedTuple):
+    """What a file keeps of a posterior besides its recipe.
+
+    Attributes:
+        weights: tensors that may be stored in half precision.
+        exact: tensors that are stored as they are: rows, borders, constants.
+        header: all that is no tensor, as JSON data.
+    """
+
+    weights: dict[str, Tensor]
+    exact: dict[str, Tensor]
+    header: dict[str, Any]
+
+
 @runtime_checkable
 class Storable(Protocol):
-    """A posterior that is data, and so can be kept in a file: its recipe, tensors, and what else is JSON."""
+    """A posterior that is data, and so can be kept in a file."""
 
     method: Any
 
-    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors, and all that is neither a tensor nor part of the recipe as JSON data."""
+    def export(self) -> Exported:
+        """Tensors, and all that is neither a tensor nor part of the recipe."""
         ...
 
     @classmethod
     def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
-        """The posterior of the recipe `method` that `export` described; a ValueError if they do not fit."""
+        """The posterior of the recipe `method` with all tensors and the header of `export`.
+
+        A posterior around somebody's network takes that as a fourth argument `net`: a file does not hold it.
+
+        Raises:
+            ValueError: they do not fit.
+        """
         ...
 
 

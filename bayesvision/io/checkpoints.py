@@ -4,6 +4,7 @@ import hashlib
 import importlib
 import json
 import os
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,17 +12,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import build, to_json
-from bayesvision.core.roles import Posterior, Storable
+from bayesvision.core.roles import Amortized, Posterior, Storable
 from bayesvision.io.tensors import read_tensors, write_tensors
 from bayesvision.registry import POSTERIORS
 
 __all__ = ["Shipped", "describe", "find", "load", "pretrained", "save", "shipped"]
 
 FORMAT = 2
-RENAMED = {"inward": "input_layer", "outward": "output_layer", "log_factor": "log_temperature"}  # tensors of format 1
-RENAMED_FIELDS = {"clip": "max_grad_norm"}  # of Train in format 1
-DROPPED_FIELDS = ("folder", "interval", "device", "sharding", "compile")  # which decided no number
+TENSORS_1 = {"inward": "input_layer", "outward": "output_layer", "log_factor": "log_temperature"}  # of format 1 -> now
+FIELDS_1 = {"clip": "max_grad_norm"}  # of recipes in format 1 -> now
+DROPPED_1 = ("folder", "interval", "device", "sharding", "compile")  # fields of Train that decided no number
 
 
 class Shipped(NamedTuple):
@@ -44,17 +46,14 @@ def save(posterior: Storable, path: str | os.PathLike[str], dtype: torch.dtype |
     """
     if not isinstance(posterior, Storable):
         raise TypeError(f"{type(posterior).__name__} cannot be kept in a file: it is not made of data alone")
-    tensors, header = posterior.export()
     if dtype is not None and not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating-point type such as torch.float16, got {dtype}")
-    if dtype is not None:
-        narrow = {k for k, v in tensors.items() if v.dtype == torch.float32 and v.ndim > 1}  # borders and context stay
-        tensors = {k: v.to(dtype) if k in narrow else v for k, v in tensors.items()}
     from bayesvision import __version__
 
-    method = posterior.method
-    recipe = {"method": type(method).__name__, "recipe": to_json(method)}
-    header = {"format": FORMAT, "version": __version__, **recipe, **header}
+    weights, exact, rest = posterior.export()
+    tensors = exact | {name: value.to(dtype or value.dtype) for name, value in weights.items()}
+    recipe = {"method": type(posterior.method).__name__, "recipe": to_json(posterior.method)}
+    header = {"format": FORMAT, "version": __version__, **recipe, **rest}
     write_tensors(path, tensors, {**header, "sha256": _digest(tensors, header)})
 
 
@@ -67,24 +66,29 @@ def _digest(tensors: dict[str, Tensor], header: dict[str, Any]) -> str:
     return content.hexdigest()
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Posterior:
+@outside_inference_mode
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu", net: Any = None) -> Posterior:
     """The posterior in a file that `save` wrote; nothing in the file is executed.
+
+    Args:
+        net: the network that the posterior was learned around, for methods whose files do not hold it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, damaged, of a newer format or an unknown method, or tensors that do not fit.
+        ValueError: not such a file, damaged, of a newer format or an unknown method, tensors that do not fit, or a
+            method that needs `net` and was given none, or the other way round.
         ImportError: the method needs an extra that is not installed.
     """
     tensors, header = read_tensors(path)
     try:
-        return _restore(tensors, header).to(device)
+        return _restored(tensors, header, net).to(device)
     except KeyError as error:
         raise ValueError(f"{path}: the file lacks {error}; save it again") from None
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _restore(tensors: dict[str, Tensor], header: dict[str, Any]) -> Posterior:
+def _restored(tensors: dict[str, Tensor], header: dict[str, Any], net: Any) -> Posterior:
     if header.get("format") not in (1, FORMAT):
         raise ValueError(
             f"the format is {header.get('format')!r} and this version of bayesvision reads {FORMAT} and older; "
@@ -99,21 +103,30 @@ def _restore(tensors: dict[str, Tensor], header: dict[str, Any]) -> Posterior:
         tensors, header = _upgraded(tensors, header)
     import bayesvision
 
-    recipe = getattr(bayesvision, header["method"])  # an ImportError that names the extra, if one is missing
-    module, name = POSTERIORS[header["method"]]
-    posterior = getattr(importlib.import_module(module), name)
-    return posterior.restore(build(recipe, header["recipe"]), tensors, header)
+    name = header["method"]
+    recipe = getattr(bayesvision, name)  # an ImportError that names the extra, if one is missing
+    place = POSTERIORS[name].alone if net is None else POSTERIORS[name].around
+    if place is None and net is None:
+        raise ValueError(f"the posterior of {name} is kept without its network; give it with load(path, net=net)")
+    if place is None:
+        raise ValueError(f"the posterior of {name} was not learned around a network; leave net out")
+    posterior = getattr(importlib.import_module(place[0]), place[1])
+    return posterior.restore(build(recipe, header["recipe"]), tensors, header, *([] if net is None else [net]))
 
 
 def _upgraded(tensors: dict[str, Tensor], header: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What a file of format 1 holds, under the names of today."""
-    header, recipe = dict(header), dict(header["recipe"])
-    if "train" in recipe:
-        kept = {k: v for k, v in recipe["train"].items() if k not in DROPPED_FIELDS}
-        recipe["train"] = {RENAMED_FIELDS.get(k, k): v for k, v in kept.items()}
-    header |= {"recipe": recipe, "metadata": header.pop("card", {})}
-    names = {name: ".".join(RENAMED.get(part, part) for part in name.split(".")) for name in tensors}
+    header = dict(header)
+    header |= {"recipe": _upgraded_recipe(header["recipe"]), "metadata": header.pop("card", {})}
+    names = {name: ".".join(TENSORS_1.get(part, part) for part in name.split(".")) for name in tensors}
     return {names[name]: value for name, value in tensors.items()}, header
+
+
+def _upgraded_recipe(fields: dict[str, Any]) -> dict[str, Any]:
+    new = {FIELDS_1.get(name, name): value for name, value in fields.items()}
+    if isinstance(new.get("train"), dict):
+        new["train"] = _upgraded_recipe({k: v for k, v in new["train"].items() if k not in DROPPED_1})
+    return new
 
 
 def shipped() -> dict[str, Shipped]:
@@ -154,21 +167,37 @@ def pretrained(name: str, device: str | torch.device = "cpu") -> Posterior:
     return load(shipped_file(name), device)
 
 
-def find(model: str) -> Posterior:
-    """A posterior by its shipped name or, if there is none, by its file.
+def find(model: str | os.PathLike[str]) -> Posterior:
+    """A network by its shipped name or, if there is none, by its file; for commands and estimators.
+
+    It starts without rows: those that are in the file are left out, with a warning that says so.
 
     Raises:
-        ValueError: neither a shipped name nor a file, or as in `load` and `pretrained`.
+        ValueError: neither a shipped name nor a file, a posterior that was fitted to data and so is none without its
+            rows, or as in `load` and `pretrained`.
     """
-    if model in shipped():
-        return pretrained(model)
-    if not Path(model).is_file():
-        raise ValueError(f"{model!r} is neither a file nor one of the shipped models ({', '.join(shipped())})")
-    return load(model)
+    if str(model) in shipped():
+        posterior: Any = pretrained(str(model))
+    elif Path(model).is_file():
+        posterior = load(model)
+    else:
+        raise ValueError(f"{str(model)!r} is neither a file nor one of the shipped models ({', '.join(shipped())})")
+    if not isinstance(posterior, Amortized):
+        raise ValueError(
+            f"{model} holds a {type(posterior).__name__}, which was fitted to data and cannot start anew from other "
+            "rows; predict with it by bayesvision.load(path).predict(x), or take a network such as a PFN"
+        )
+    if posterior.rows:
+        warnings.warn(
+            f"{model} was saved after it had seen {posterior.rows} rows; they are left out, and only the rows given "
+            "now count (bayesvision.load keeps them)",
+            stacklevel=2,
+        )
+    return posterior.unconditioned()
 
 
 def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
-    """The header of a checkpoint, given by its file or by its shipped name.
+    """The header of a checkpoint, given by its file or by its shipped name, and under `seen` the size of its data.
 
     Raises:
         FileNotFoundError, ValueError: as in `load` and `pretrained`.
@@ -177,4 +206,14 @@ def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
     tensors, header = read_tensors(path)
     if "method" not in header:
         raise ValueError(f"{path} is not a checkpoint but an unfinished run; finish it with pretrain --resume")
-    return _upgraded(tensors, header)[1] if header.get("format") == 1 else header
+    header = _upgraded(tensors, header)[1] if header.get("format") == 1 else header
+    return header | {"seen": _size_of_data(tensors)}
+
+
+def _size_of_data(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Rows and columns of the data in a file; epochs of a curve are one column, whose axis is left out."""
+    x, y = tensors.get("x"), tensors.get("y")
+    if x is None or y is None:
+        return {"rows": 0, "columns": 0}
+    rows, columns = (y.shape[-1], 1) if x.ndim == y.ndim else (x.shape[-2], x.shape[-1])
+    return {"rows": rows, "columns": columns}

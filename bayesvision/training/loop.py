@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.roles import Log
 from bayesvision.training.distributed import Group, gather, init_distributed, no_sync, wrap
 from bayesvision.training.optimizers import Optimizers
@@ -19,7 +18,7 @@ from bayesvision.training.seeds import generator, seed_current, seeded
 from bayesvision.training.state import TrainingState
 from bayesvision.training.train import Train
 
-__all__ = ["minimize", "outside_inference_mode"]
+__all__ = ["minimize"]
 
 Loss = Callable[[Any, Any], Tensor]
 Batches = Callable[[int, int], Any]

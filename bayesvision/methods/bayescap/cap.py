@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from bayesvision.core.modules import split_state
 from bayesvision.core.recipes import build, describe, to_json
-from bayesvision.core.roles import Log, Posterior
+from bayesvision.core.roles import Exported, Log, Posterior
 from bayesvision.distributions import Categorical, Mixture, Predictive
 from bayesvision.distributions.base import reshaped
 from bayesvision.methods.bayescap.calibration import Conformal, constant_law, legacy_loss
@@ -225,13 +226,9 @@ class Cap(Posterior):
         white = (self.signature(x) - self.typical) @ self.whitener
         return white.square().mean(-1).sqrt()
 
-    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def export(self) -> Exported:
         """Weights and constants; what is known of the cap, and the kind of outputs."""
-        tensors = dict(self.state_dict())
-        flat = {
-            k: v.flatten() for k, v in tensors.items() if not k.startswith("networks.")
-        }  # constants are never rounded
-        return tensors | flat, {"metadata": self.metadata, "kind": to_json(self.kind)}
+        return Exported(*split_state(self), {"metadata": self.metadata, "kind": to_json(self.kind)})
 
     @classmethod
     def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> "Cap":

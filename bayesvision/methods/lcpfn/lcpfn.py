@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from bayesvision.core.checks import check_count, check_inputs, check_prior, check_targets
 from bayesvision.core.context import KVCache
-from bayesvision.core.modules import share
+from bayesvision.core.modules import share, split_state
 from bayesvision.core.recipes import describe, to_json
-from bayesvision.core.roles import Conditionable, Log, Prior
+from bayesvision.core.roles import Conditionable, Exported, Log, Prior
 from bayesvision.distributions import Mixture, TruncatedTransformed
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.methods.lcpfn.network import PrefixTransformer
@@ -140,6 +140,12 @@ class LCPFNPosterior(Conditionable):
     def rows(self) -> int:
         """Number of epochs that this posterior was conditioned on."""
         return 0 if self.x is None else self.x.shape[-1]
+
+    def unconditioned(self) -> Self:
+        """The network before any epochs, with the same horizon and metric; `self` is left as it was."""
+        new = share(self)
+        new.x, new.y, new.state, new.memory, new._reads = None, None, None, KVCache(), ()
+        return new
 
     @property
     def device(self) -> torch.device:
@@ -314,13 +320,14 @@ class LCPFNPosterior(Conditionable):
                 self._remember(0)
         return self
 
-    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def export(self) -> Exported:
         """Weights and the curve seen; what is known of the network, and the units."""
-        tensors = dict(self.state_dict())
+        weights, exact = split_state(self)
         if self.x is not None and self.y is not None:
-            tensors |= {"x": self.x, "y": self.y}
+            exact |= {"x": self.x, "y": self.y}
         scale = None if self.scale is None else to_json(self.scale)
-        return tensors, {"metadata": self.metadata, "horizon": self.horizon, "reads": self._reads, "scale": scale}
+        header = {"metadata": self.metadata, "horizon": self.horizon, "reads": self._reads, "scale": scale}
+        return Exported(weights, exact, header)
 
     @classmethod
     def restore(cls, method: LCPFN, tensors: dict[str, Tensor], header: dict[str, Any]) -> "LCPFNPosterior":

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_classes, check_count, check_inputs, check_prior, check_targets, columns_of
 from bayesvision.core.context import Cache, KVCache
-from bayesvision.core.modules import share
+from bayesvision.core.modules import share, split_state
 from bayesvision.core.recipes import describe
-from bayesvision.core.roles import Conditionable, Log, Prior
+from bayesvision.core.roles import Conditionable, Exported, Log, Prior
 from bayesvision.core.standardize import Standardization
 from bayesvision.distributions import Bar, Categorical
 from bayesvision.methods.pfn.tasks import TaskStream, network_inputs, network_targets
@@ -165,6 +165,12 @@ class PFNPosterior(Conditionable):
         new._remember()
         return new
 
+    def unconditioned(self) -> Self:
+        """The network alone, as it was before any rows; `self` is left as it was."""
+        new = share(self)
+        new.x, new.y, new.columns, new.memory = None, None, None, KVCache()
+        return new
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -232,12 +238,12 @@ class PFNPosterior(Conditionable):
                 self._remember()
         return self
 
-    def export(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def export(self) -> Exported:
         """Weights, borders and context; what is known of the network."""
-        tensors = dict(self.state_dict())
+        weights, exact = split_state(self)
         if self.x is not None and self.y is not None:
-            tensors |= {"x": self.x, "y": self.y}
-        return tensors, {"metadata": self.metadata, "columns": self.columns}
+            exact |= {"x": self.x, "y": self.y}
+        return Exported(weights, exact, {"metadata": self.metadata, "columns": self.columns})
 
     @classmethod
     def restore(cls, method: PFN, tensors: dict[str, Tensor], header: dict[str, Any]) -> "PFNPosterior":

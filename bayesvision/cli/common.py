@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,11 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 class Command(click.Command):
-    """A command whose bad input ends in one line on standard error and exit code 2."""
+    """A command whose bad input ends in one line on standard error and exit code 2; a warning is a line there too."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _terminable():
+            with _terminable(), _one_line_warnings(ctx):
                 return super().invoke(ctx)
         except (ValueError, FloatingPointError, OSError, ImportError) as error:
             click.echo(f"bayesvision {ctx.info_name}: {' '.join(str(error).split())}", err=True)
@@ -31,6 +32,16 @@ class Command(click.Command):
         except KeyboardInterrupt:
             click.echo(f"bayesvision {ctx.info_name}: interrupted", err=True)
             ctx.exit(130)
+
+
+@contextlib.contextmanager
+def _one_line_warnings(ctx: click.Context) -> Iterator[None]:
+    def show(message: Warning | str, *_: Any) -> None:
+        click.echo(f"bayesvision {ctx.info_name}: {' '.join(str(message).split())}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager
@@ -88,7 +99,7 @@ def check_output(path: Path, *inputs: Path | str | None) -> None:
 
 
 def open_model(model: str) -> "PFNPosterior":
-    """A PFN for regression, shipped under a name or kept in a file."""
+    """A PFN for regression, shipped under a name or kept in a file; rows in the file are left out."""
     from bayesvision.io.checkpoints import find
     from bayesvision.methods.pfn.pfn import PFNPosterior
 
@@ -116,27 +127,28 @@ def build_prior(fields: dict[str, Any]) -> Any:
         raise ValueError(f"[prior] must be a table with a name, got {fields!r}")
     fields = dict(fields)
     name = fields.pop("name", None)
-    known = [n for n in vars(priors) if isinstance(vars(priors)[n], type) and "sample" in vars(vars(priors)[n])]
-    if name not in known:
-        raise ValueError(f"[prior] needs a name, one of {', '.join(sorted(known))}; got {name!r}")
+    prior = getattr(priors, name, None) if isinstance(name, str) else None  # by a name of an earlier release too
+    if not _is_prior(prior):
+        known = sorted(n for n, value in vars(priors).items() if _is_prior(value))
+        raise ValueError(f"[prior] needs a name, one of {', '.join(known)}; got {name!r}")
 
-    def build(value: Any) -> Any:
+    def nested(value: Any) -> Any:
         if isinstance(value, dict):
             return build_prior(value)
-        return tuple(build(v) for v in value) if isinstance(value, list) else value
+        return tuple(nested(v) for v in value) if isinstance(value, list) else value
 
-    return construct(getattr(priors, name), {k: build(v) for k, v in fields.items()}, f"[prior] {name}")
+    return construct(prior, {k: nested(v) for k, v in fields.items()}, f"[prior] {name}")
 
 
-def construct(kind: type, fields: dict[str, Any], where: str) -> Any:
-    """A dataclass from named fields, with a complaint that names the unknown ones."""
-    import dataclasses
+def _is_prior(value: Any) -> bool:
+    return isinstance(value, type) and "sample" in vars(value)
 
-    known = [f.name for f in dataclasses.fields(kind)]
-    unknown = [name for name in fields if name not in known]
-    if unknown:
-        raise ValueError(f"{where} has no field {', '.join(unknown)}; its fields are {', '.join(known)}")
+
+def construct(cls: Any, fields: dict[str, Any], where: str) -> Any:
+    """A dataclass from named fields; what it refuses is said to be in the section `where`."""
+    from bayesvision.core.recipes import build
+
     try:
-        return kind(**fields)
-    except TypeError as error:
+        return build(cls, fields)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None

@@ -3,13 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from bayesvision.cli.common import FILE, Command, build_prior, check_output, construct
 
-__all__ = ["pretrain", "read_recipe"]
+__all__ = ["Recipe", "pretrain", "read_recipe"]
 
 
 class _Bar:
@@ -64,26 +64,65 @@ def _training_log(path: Path | None, steps: int) -> Iterator[Any]:
 METHODS = {"pfn": "PFN", "lcpfn": "LCPFN"}  # the section of a recipe -> the method whose fields it holds
 
 
-def read_recipe(path: Path) -> tuple[Any, str, dict[str, Any], dict[str, Any]]:
-    """The prior, the section of the method, and the fields of the method and of its training."""
+class Recipe(NamedTuple):
+    """What a TOML file says: a prior, and the fields of the method, of its training and of the training's execution."""
+
+    prior: Any
+    section: str  # of the method
+    method: dict[str, Any]
+    train: dict[str, Any]
+    execution: dict[str, Any]
+
+    def build(self, **execution: Any) -> Any:
+        """The method; fields of its execution may be given here.
+
+        Raises:
+            ValueError: fields that it does not have, or values that it refuses.
+        """
+        import bayesvision as bv
+
+        where = construct(bv.Execution, {**self.execution, **execution}, "[execution]")
+        train = construct(bv.Train, {**self.train, "execution": where}, "[train]")
+        return construct(getattr(bv, METHODS[self.section]), {**self.method, "train": train}, f"[{self.section}]")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a TOML file.
+
+    Raises:
+        ValueError: not TOML, other sections than those of a recipe, or an unknown prior.
+    """
     import tomllib
 
     try:
         recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from None
-    sections = {"prior", "train", *METHODS}
+    sections = {"prior", "train", "execution", *METHODS}
     chosen = [name for name in METHODS if name in recipe]
     if "prior" not in recipe or set(recipe) - sections or len(chosen) > 1:
         raise ValueError(
-            f"{path}: a recipe has the sections [prior], [pfn] or [lcpfn], and [train], "
+            f"{path}: a recipe has the sections [prior], [pfn] or [lcpfn], [train] and [execution], "
             f"got {', '.join(recipe) or 'none'}"
         )
     for name in sections & set(recipe):
         if not isinstance(recipe[name], dict):
             raise ValueError(f"{path}: {name} must be a section [{name}], got {recipe[name]!r}")
     method = chosen[0] if chosen else "pfn"
-    return build_prior(recipe["prior"]), method, recipe.get(method, {}), recipe.get("train", {})
+    train, execution = _split(recipe.get("train", {}))
+    execution |= recipe.get("execution", {})
+    if {"checkpoint_dir", "folder"} & {*execution, *train}:
+        raise ValueError(f"{path}: a recipe must not name a folder; the training state is kept beside --out")
+    return Recipe(build_prior(recipe["prior"]), method, recipe.get(method, {}), train, execution)
+
+
+def _split(train: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Fields of the training, and those that release 0.1 kept among them and that belong to its execution."""
+    from bayesvision.training.train import FORMER, Execution
+
+    new = {FORMER.get(name, name): value for name, value in train.items()}
+    execution = {name: value for name, value in new.items() if name in Execution.__dataclass_fields__}
+    return {name: value for name, value in new.items() if name not in execution}, execution
 
 
 @click.command(cls=Command)
@@ -98,9 +137,7 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool
     import shutil
 
     check_output(out, recipe, log)
-    prior, section, fields, training = read_recipe(recipe)
-    if "folder" in training:
-        raise ValueError(f"{recipe}: [train] must not name a folder; the training state is kept beside --out")
+    plan = read_recipe(recipe)
     import torch
 
     import bayesvision as bv
@@ -108,11 +145,10 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool
     folder = out.with_name(out.name + ".training")
     if folder.exists() and not resume and "RANK" not in os.environ:  # torchrun's processes would see each other's
         raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
-    train = construct(bv.Train, {"folder": str(folder), **training}, "[train]")
-    method = construct(getattr(bv, METHODS[section]), {**fields, "train": train}, f"[{section}]")
+    method = plan.build(checkpoint_dir=str(folder))
     first = int(os.environ.get("RANK", 0)) == 0
-    with _training_log(log, train.steps) if first else contextlib.nullcontext() as progress:
-        posterior = method.fit(prior, progress)
+    with _training_log(log, method.train.steps) if first else contextlib.nullcontext() as progress:
+        posterior = method.fit(plan.prior, progress)
     if first:
         bv.save(posterior, out, torch.float16 if half else None)
         shutil.rmtree(folder, ignore_errors=True)

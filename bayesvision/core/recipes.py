@@ -135,19 +135,20 @@ def _stored(recipe: Any) -> list[dataclasses.Field[Any]]:
     return [f for f in dataclasses.fields(recipe) if f.metadata.get("stored", True)]
 
 
-def build(kind: type[Recipe], fields: dict[str, Any]) -> Recipe:
-    """The recipe of class `kind` that `to_json` described; nested recipes are built by their annotations.
+def build(cls: type[Recipe], fields: dict[str, Any]) -> Recipe:
+    """The recipe of class `cls` that `to_json` described; nested recipes are built by their annotations.
 
     Raises:
         ValueError: fields that the class does not have, or values that it refuses.
+        TypeError: a field that has no default is missing.
     """
-    hints, given = get_type_hints(kind), {}
-    known = [f.name for f in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
+    hints, given = get_type_hints(cls), {}
+    known = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
     unknown = [name for name in fields if name not in known]
     if unknown:
-        raise ValueError(f"{kind.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(known)}")
+        raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(known)}")
     for name, value in fields.items():
         inner = hints[name]
         nested = isinstance(value, dict) and isinstance(inner, type) and dataclasses.is_dataclass(inner)
         given[name] = build(inner, value) if nested else value
-    return kind(**given)
+    return cls(**given)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bayesvision.cli.pretrain import METHODS, read_recipe
+from bayesvision.cli.pretrain import read_recipe
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -68,13 +68,12 @@ def test_recipes_name_real_fields(code, tmp_path):
 
     path = tmp_path / "recipe.toml"
     path.write_text(code, encoding="utf-8")
-    prior, section, fields, training = read_recipe(path)
-    method = getattr(bv, METHODS[section])(**fields, train=bv.Train(**training))
-    assert method.width >= 1 and callable(prior.sample)
+    recipe = read_recipe(path)
+    assert recipe.build().width >= 1 and callable(recipe.prior.sample)
 
 
 def test_the_whole_recipe_is_whole():
-    """Every field of the prior, of PFN and of Train is shown, but the folder, which the command sets itself."""
+    """Every field is shown but those without a default that TOML can say, and the folder, which the command sets."""
     import dataclasses
 
     import bayesvision as bv
@@ -87,7 +86,8 @@ def test_the_whole_recipe_is_whole():
 
     assert set(shown["prior"]) - {"name"} == names(GaussianProcessMixture)
     assert set(shown["pfn"]) == names(bv.PFN, "train", "classes")
-    assert set(shown["train"]) == names(bv.Train, "folder")
+    assert set(shown["train"]) == names(bv.Train, "execution", "start")
+    assert set(shown["execution"]) == names(bv.Execution, "checkpoint_dir")
 
 
 def test_every_result_is_shown():

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_classes, check_count, check_inputs, check_prior, check_targets, columns_of
 from bayesvision.core.context import Cache, KVCache
-from bayesvision.core.modules import share, split_state
-from bayesvision.core.recipes import describe
+from bayesvision.core.modules import outside_inference_mode, share, split_state
+from bayesvision.core.recipes import convert_fields, describe
 from bayesvision.core.roles import Conditionable, Exported, Log, Prior
 from bayesvision.core.standardize import Standardization
 from bayesvision.distributions import Bar, Categorical
@@ -63,6 +63,7 @@ class PFN:
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         for name in ("features", "context", "width", "layers", "heads"):
             check_count(name, getattr(self, name))
         check_count("bars", self.bars, 2)
@@ -71,6 +72,7 @@ class PFN:
         if self.classes is not None and not 2 <= self.classes <= 10:
             raise ValueError(f"classes must be None or 2 to 10, got {self.classes}")
 
+    @outside_inference_mode
     def fit(self, source: Prior, log: Log | None = None) -> "PFNPosterior":
         """Train on data sets drawn from the prior `source`; the result has seen no data.
 
@@ -139,6 +141,7 @@ class PFNPosterior(Conditionable):
         """Number of rows that this posterior was conditioned on."""
         return 0 if self.x is None else self.x.shape[-2]
 
+    @outside_inference_mode
     def condition(self, x: Any, y: Any) -> Self:
         """A new posterior that has also seen the rows (x, y); leading axes of x and y are batches of data sets.
 

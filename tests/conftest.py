@@ -1,5 +1,6 @@
 """One thread, and every annotation of the library checked while the tests run."""
 
+import signal
 from typing import Any, Self
 
 import jaxtyping
@@ -7,6 +8,8 @@ import torch
 from beartype import BeartypeConf, beartype
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell lets its background jobs, and their children, ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def typechecked(function: Any) -> Any:

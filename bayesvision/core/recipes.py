@@ -7,8 +7,6 @@ import types
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import numpy as np
-
 __all__ = ["build", "convert_fields", "describe", "to_json"]
 
 Recipe = TypeVar("Recipe")
@@ -37,14 +35,15 @@ def convert_fields(recipe: Any) -> None:
 def _converted(value: Any, hint: Any) -> Any:
     """`value` as the annotated type; a TypeError if it is of another."""
     origin, options = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
     if origin in (Union, types.UnionType):
         return _first_fit(value, options)
-    if getattr(value, "ndim", None) == 0 and hasattr(value, "item"):  # a number of NumPy or torch
-        value = value.item()
-    if hint in (bool, int, float, str, None, type(None)):
+    value = _scalar(value)
+    if hint in (bool, int, float, str, type(None)):
         return _plain(value, hint)
     if origin is Literal:
-        if isinstance(value, str | int | type(None)) and value in options:
+        if any(type(value) is type(option) and value == option for option in options):
             return value
         raise TypeError
     if origin is tuple:
@@ -52,6 +51,11 @@ def _converted(value: Any, hint: Any) -> Any:
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and not isinstance(value, hint):
         raise TypeError
     return value
+
+
+def _scalar(value: Any) -> Any:
+    """A number of NumPy or torch as one of Python; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
 def _first_fit(value: Any, options: tuple[Any, ...]) -> Any:
@@ -65,23 +69,21 @@ def _first_fit(value: Any, options: tuple[Any, ...]) -> Any:
 
 def _plain(value: Any, hint: Any) -> Any:
     """A bool, int, float, str or None; no text for a number, and no truth value for one."""
-    if hint in (None, type(None)):
+    if hint is type(None):
         fits = value is None
     elif hint is bool:
         fits = isinstance(value, bool)
     elif hint is str:
         fits = isinstance(value, str)
     else:
-        kind = Integral if hint is int else Real
-        fits = isinstance(value, kind) and not isinstance(value, bool)
+        fits = isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
     if not fits:
         raise TypeError
     return value if value is None else hint(value)
 
 
 def _tuple(value: Any, options: tuple[Any, ...]) -> tuple[Any, ...]:
-    if isinstance(value, np.ndarray) or (hasattr(value, "tolist") and hasattr(value, "ndim")):
-        value = value.tolist()
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array or a tensor
     if not isinstance(value, list | tuple):
         raise TypeError
     if len(options) == 2 and options[1] is Ellipsis:
@@ -102,8 +104,9 @@ def _words(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(map(str, options))
     if get_origin(hint) is tuple:
-        inner = _words(options[0]).removeprefix("a ")
-        return f"{inner}s in a tuple" if options[-1] is Ellipsis else f"a tuple of {len(options)}"
+        if options[-1] is Ellipsis:
+            return f"a tuple, each entry {_words(options[0])}"
+        return f"a tuple of {len(options)} entries: {', '.join(map(_words, options))}"
     return getattr(hint, "__name__", str(hint))
 
 
@@ -113,13 +116,14 @@ def describe(value: Any) -> Any:
         return {"name": type(value).__name__, **{f.name: describe(getattr(value, f.name)) for f in _stored(value)}}
     if isinstance(value, list | tuple):
         return [describe(v) for v in value]
+    value = _scalar(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))  # an address would differ from run to run
 
 
 def to_json(recipe: Any) -> dict[str, Any]:
-    """The fields of a recipe as JSON data, from which `build` makes an equal one; infinite bounds become None."""
+    """The fields of a recipe as JSON data, from which `build` makes an equal one; infinities become None."""
     return {f.name: _json(getattr(recipe, f.name)) for f in _stored(recipe)}
 
 
@@ -128,6 +132,7 @@ def _json(value: Any) -> Any:
         return to_json(value)
     if isinstance(value, list | tuple):
         return [_json(v) for v in value]
+    value = _scalar(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -137,6 +142,8 @@ def _stored(recipe: Any) -> list[dataclasses.Field[Any]]:
 
 def build(cls: type[Recipe], fields: dict[str, Any]) -> Recipe:
     """The recipe of class `cls` that `to_json` described; nested recipes are built by their annotations.
+
+    A number that is None was an infinite bound, and takes the field's default, which is that bound.
 
     Raises:
         ValueError: fields that the class does not have, or values that it refuses.
@@ -148,7 +155,8 @@ def build(cls: type[Recipe], fields: dict[str, Any]) -> Recipe:
     if unknown:
         raise ValueError(f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(known)}")
     for name, value in fields.items():
-        inner = hints[name]
-        nested = isinstance(value, dict) and isinstance(inner, type) and dataclasses.is_dataclass(inner)
-        given[name] = build(inner, value) if nested else value
+        if value is None and hints[name] is float:
+            continue
+        nested: Any = next((h for h in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(h)), None)
+        given[name] = build(nested, value) if nested and isinstance(value, dict) else value
     return cls(**given)

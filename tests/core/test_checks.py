@@ -9,12 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from instances import CONDITIONABLE, FEATURES, INSTANCES, ROWS, CapInstance, CurveInstance, seen
-from torch import nn
 
 from bayesvision.core.checks import check_classes, check_inputs, check_prior, check_targets, columns_of
 from bayesvision.core.data import Data
-from bayesvision.core.modules import share
-from bayesvision.core.recipes import describe
 from bayesvision.core.roles import Prior
 from bayesvision.methods.pfn.pfn import PFN
 from priors import BayesianLinear
@@ -261,23 +258,3 @@ def test_classes_come_as_any_kind_of_numbers():
         assert found.tolist() == [0, 2, 1]
         assert found.dtype == torch.int64
     assert check_classes([True, False, True], x, 2).tolist() == [1, 0, 1]
-
-
-def test_describe_has_no_addresses_and_is_json():
-    found = describe(PFN(classes=2))
-    assert (found["name"], found["classes"], found["train"]["name"]) == ("PFN", 2, "Train")
-    assert describe((1, None, "a")) == [1, None, "a"]
-    assert describe(WithoutGenerator()) == describe(WithoutGenerator())
-    assert "WithoutGenerator" in describe(WithoutGenerator())
-
-
-def test_share_copies_nothing_and_moves_alone():
-    layer = nn.Linear(2, 2)
-    layer.register_buffer("extra", torch.ones(2))
-    copy = share(layer)
-    assert copy.weight is not layer.weight
-    assert copy.weight.data_ptr() == layer.weight.data_ptr()
-    assert copy.extra.data_ptr() == layer.extra.data_ptr()
-    copy.to(torch.float64)
-    assert (copy.weight.dtype, layer.weight.dtype) == (torch.float64, torch.float32)
-    assert (copy.extra.dtype, layer.extra.dtype) == (torch.float64, torch.float32)

@@ -64,7 +64,6 @@ RECIPES = [(p.name, code) for p in PAGES for _, code in blocks(p, "toml")]
     "code", [code for _, code in RECIPES], ids=[f"{name}-{k}" for k, (name, _) in enumerate(RECIPES)]
 )
 def test_recipes_name_real_fields(code, tmp_path):
-    import bayesvision as bv
 
     path = tmp_path / "recipe.toml"
     path.write_text(code, encoding="utf-8")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bayesvision.methods.bayescap.bayescap import BayesCap as BayesCap
     from bayesvision.methods.lcpfn.lcpfn import LCPFN as LCPFN
     from bayesvision.methods.pfn.pfn import PFN as PFN
+    from bayesvision.methods.tables.tables import TablePFN as TablePFN
     from bayesvision.training.loggers import JsonLines as JsonLines
     from bayesvision.training.train import Execution as Execution
     from bayesvision.training.train import Train as Train

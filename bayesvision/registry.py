@@ -38,6 +38,7 @@ NAMES = {  # name of `bayesvision` -> module, imported on first use
     "MetricScale": "bayesvision.distributions.metric",
     "PFN": "bayesvision.methods.pfn.pfn",
     "StoppingRule": "bayesvision.early_stopping.rule",
+    "TablePFN": "bayesvision.methods.tables.tables",
     "Train": "bayesvision.training.train",
     "load": "bayesvision.io.checkpoints",
     "pretrained": "bayesvision.io.checkpoints",
@@ -47,6 +48,7 @@ MODULES = ("distributions", "integrations", "metrics", "plots")
 POSTERIORS = {  # method in a checkpoint's header -> its posterior
     "PFN": Stored(("bayesvision.methods.pfn.pfn", "PFNPosterior")),
     "LCPFN": Stored(("bayesvision.methods.lcpfn.lcpfn", "LCPFNPosterior")),
+    "TablePFN": Stored(("bayesvision.methods.tables.tables", "TablePFNPosterior")),
     "BayesCap": Stored(
         ("bayesvision.methods.bayescap.cap", "Cap"), ("bayesvision.methods.bayescap.bayescap", "BayesCapPosterior")
     ),

@@ -8,4 +8,5 @@ from priors.linear import BayesianLinear as BayesianLinear
 from priors.mixture import PriorMixture as PriorMixture
 from priors.networks import RandomNetwork as RandomNetwork
 from priors.real_curves import RealisticLearningCurves as RealisticLearningCurves
+from priors.tables import StructuralTables as StructuralTables
 from priors.task import Task as Task

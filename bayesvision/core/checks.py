@@ -77,10 +77,11 @@ def _of_array(name: str, value: Any) -> Tensor:
         ) from None
 
 
-def _check_finite(name: str, value: Tensor) -> None:
+def _check_finite(name: str, value: Tensor, missing: bool = False) -> None:
     if not value.is_floating_point():
         return
     bad = ~(value.isfinite() & (value.abs() <= LARGEST))  # in half precision LARGEST itself is infinite
+    bad = bad & ~value.isnan() if missing else bad
     if bad.any():
         place = [int(i) for i in bad.nonzero()[0]]
         raise ValueError(
@@ -90,11 +91,18 @@ def _check_finite(name: str, value: Tensor) -> None:
 
 
 def check_inputs(
-    x: Any, features: int | None = None, columns: tuple[str, ...] | None = None, name: str = "x"
+    x: Any,
+    features: int | None = None,
+    columns: tuple[str, ...] | None = None,
+    name: str = "x",
+    missing: bool = False,
 ) -> Float[Tensor, "*batch rows features"]:
     """Inputs as a floating-point tensor [*batch, rows, features] of their own; a vector counts as one feature.
 
     The columns of a frame are put in the order of `columns`.
+
+    Args:
+        missing: whether NaN is taken, as a missing value.
 
     Raises:
         ValueError: not numbers, NaN or infinite, no rows, or not the expected columns.
@@ -103,10 +111,10 @@ def check_inputs(
     if given is not None and len(set(given)) < len(given):
         raise ValueError(f"{name} has two columns of the same name; rename one of {list(given)}")
     if columns is not None and given is not None:
-        missing, unknown = [c for c in columns if c not in given], [c for c in given if c not in columns]
-        if missing or unknown:
+        lost, unknown = [c for c in columns if c not in given], [c for c in given if c not in columns]
+        if lost or unknown:
             raise ValueError(
-                f"{name} must have the columns {list(columns)} as seen before; it lacks {missing} and has {unknown}"
+                f"{name} must have the columns {list(columns)} as seen before; it lacks {lost} and has {unknown}"
             )
         x = x.iloc[:, [given.index(c) for c in columns]]
     value = as_tensor(name, x)
@@ -118,7 +126,7 @@ def check_inputs(
         raise ValueError(f"{name} must have at least one row and one column, got the shape {tuple(value.shape)}")
     if features is not None and value.shape[-1] != features:
         raise ValueError(f"{name} must have {features} columns as seen before, got {value.shape[-1]}")
-    _check_finite(name, value)
+    _check_finite(name, value, missing)
     return value
 
 

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Bool, Float
@@ -10,9 +9,6 @@ from torch import Generator, Tensor
 
 from priors.checks import check_counts
 from priors.task import Task
-
-if TYPE_CHECKING:
-    import priors.programs.models
 
 __all__ = ["LearningCurves"]
 
@@ -47,8 +43,8 @@ class LearningCurves:
         pow3(t) = c - a t^-alpha,  ilog2(t) = c - a / ln(t + 1),
         janoschek(t) = alpha - (alpha - beta) exp(-kappa t^delta).
 
-    `PARAMETER_PRIORS` holds the laws of the parameters. A curve is rejected unless f(epochs) > f(1) and 0 <= f <= 1 at every epoch.
-    The noise comes after that, so targets may leave [0, 1].
+    `PARAMETER_PRIORS` holds the laws of the parameters. A curve is rejected unless f(epochs) > f(1) and 0 <= f <= 1 at
+    every epoch. The noise comes after that, so targets may leave [0, 1].
 
     Args:
         epochs: the horizon.
@@ -137,12 +133,6 @@ class LearningCurves:
         log_v = v.clamp(min=torch.finfo(v.dtype).tiny).log()
         normal = -((log_v - mean) / spread).square() / 2 - log_v - (spread * math.sqrt(2 * math.pi)).log()
         return torch.where(inside, normal.sum(-1) - (high - low).log().sum(), -math.inf)
-
-    def program(self) -> "priors.programs.models.CurveProgram":
-        """The same prior as a pyro model, for Markov chain Monte Carlo; needs pyro."""
-        from priors.programs.models import CurveProgram
-
-        return CurveProgram(self)
 
 
 def _sites(values: Float[Tensor, "*batch parameters"]) -> Sites:

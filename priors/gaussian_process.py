@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,9 +13,6 @@ from priors.designs import Design, check_design, draw_inputs
 from priors.exact import GaussianPosterior, condition
 from priors.kernels import Kernel, check_kernel, correlation, gram, safe_cholesky, scaled_distance
 from priors.task import Task
-
-if TYPE_CHECKING:
-    import priors.programs.models
 
 __all__ = ["GaussianProcess", "GaussianProcessMixture"]
 
@@ -74,12 +71,6 @@ class GaussianProcess:
     def posterior(self, x: Float[Tensor, "*batch n features"], y: Float[Tensor, "*batch n"]) -> GaussianPosterior:
         """Exact posterior given the rows (x, y), of which there may be none."""
         return condition(self, x, y)
-
-    def program(self) -> "priors.programs.models.ProcessProgram":
-        """The same prior as a pyro model, for Markov chain Monte Carlo; needs pyro."""
-        from priors.programs.models import ProcessProgram
-
-        return ProcessProgram(self)
 
 
 def _add_noise(covariance: Tensor, noise: Tensor | float) -> Tensor:
@@ -161,9 +152,3 @@ class GaussianProcessMixture:
         factor = safe_cholesky(_add_noise(covariance, theta["noise"]))
         z = torch.randn(batch, rows, 1, generator=generator, device=generator.device, dtype=torch.float32)
         return Task(x, (factor @ z).squeeze(-1), theta, self)
-
-    def program(self) -> "priors.programs.models.ProcessMixtureProgram":
-        """The same prior as a pyro model, for Markov chain Monte Carlo; needs pyro."""
-        from priors.programs.models import ProcessMixtureProgram
-
-        return ProcessMixtureProgram(self)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,9 +12,6 @@ from priors.checks import check_counts, check_positive
 from priors.designs import Design, check_design, draw_inputs
 from priors.exact import GaussianPosterior, condition
 from priors.task import Task
-
-if TYPE_CHECKING:
-    import priors.programs.models
 
 __all__ = ["BayesianLinear"]
 
@@ -67,9 +64,3 @@ class BayesianLinear:
     def posterior(self, x: Float[Tensor, "*batch n features"], y: Float[Tensor, "*batch n"]) -> GaussianPosterior:
         """Exact posterior given the rows (x, y), of which there may be none."""
         return condition(self, x, y)
-
-    def program(self) -> "priors.programs.models.LinearProgram":
-        """The same prior as a pyro model, for Markov chain Monte Carlo; needs pyro."""
-        from priors.programs.models import LinearProgram
-
-        return LinearProgram(self)

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,9 +12,6 @@ from torch import Generator, Tensor
 from priors.checks import check_counts, check_positive, feature_range
 from priors.designs import Design, check_design, draw_inputs
 from priors.task import Task
-
-if TYPE_CHECKING:
-    import priors.programs.models
 
 __all__ = ["RandomNetwork"]
 
@@ -102,18 +99,6 @@ class RandomNetwork:
             return Task(x, f.squeeze(-1) + noise, theta, self)
         draw = self._threshold if self.link == "threshold" else self._softmax
         return Task(x, draw(f, generator), theta, self)
-
-    def program(self) -> "priors.programs.models.NetworkProgram":
-        """The same prior as a pyro model, for Markov chain Monte Carlo; needs pyro.
-
-        Raises:
-            ValueError: a prior over classes.
-        """
-        if self.classes is not None:
-            raise ValueError(f"classes must be None for a program, got {self.classes}; only regression has one")
-        from priors.programs.models import NetworkProgram
-
-        return NetworkProgram(self)
 
     def _softmax(self, f: Float[Tensor, "batch rows classes"], generator: Generator) -> Int[Tensor, "batch rows"]:
         # argmax of logits plus Gumbel noise is a draw from their softmax

@@ -8,7 +8,7 @@ import torch
 
 from bayesvision import GP, LCPFN, MCMC, PFN, BayesCap, Data, MetricScale, Train
 from bayesvision.training.seeds import generator
-from priors import BayesianLinear, LearningCurves, RandomNetwork
+from priors import BayesianLinear, LearningCurves, RandomNetwork, programs
 
 FEATURES, ROWS, QUERIES = 2, 12, 7
 CONDITIONABLE, STORABLE, JOINT, LATENT = "conditionable", "storable", "joint", "latent"
@@ -137,7 +137,7 @@ def network(**fields: Any) -> PFN:
     return PFN(features=FEATURES, context=32, width=16, layers=2, heads=2, bars=20, train=TRAIN, **fields)
 
 
-MCMC_LINE = MCMC(LINE.program(), warmup=30, draws=40, chains=1)
+MCMC_LINE = MCMC(programs.model(LINE), warmup=30, draws=40, chains=1)
 CURVES = LCPFN(
     rows=(50, 100), width=16, layers=2, heads=2, components=4, train=Train(steps=30, batch=2, lr=1e-2, device="cpu")
 )

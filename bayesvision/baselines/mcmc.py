@@ -63,8 +63,9 @@ class MCMC:
     other in this process, each a pure function of (seed, chain).
 
     Args:
-        program: a `Program`, such as `prior.program()`, or a pyro model `model(x, y=None)` with the observed site
-            `y`, normal and with independent rows given the latent variables, which are the same for all rows.
+        program: a `Program`, such as `priors.programs.model(prior)`, or a pyro model `model(x, y=None)` with the
+            observed site `y`, normal and with independent rows given the latent variables, which are the same for all
+            rows.
         warmup: steps of each chain that adapt step size and mass matrix, and are dropped.
         draws: draws kept of each chain.
         chains: number of chains.

@@ -121,8 +121,11 @@ def _fits(prior: Any, nuts: bool, seed: int) -> dict[str, Callable[[Any], Any]]:
     fits: dict[str, Callable[[Any], Any]] = {}
     if not _is_exact(prior):
         fits["GP, MLE-II"] = bv.GP(kernel="matern52", seed=seed).fit
-    if nuts and "program" in dir(type(prior)):
-        fits["NUTS"] = bv.MCMC(prior.program(), warmup=100, draws=100, chains=1, seed=seed).fit
+    if nuts:
+        from priors.programs.models import PROGRAMS, model
+
+        if type(prior) in PROGRAMS:
+            fits["NUTS"] = bv.MCMC(model(prior), warmup=100, draws=100, chains=1, seed=seed).fit
     return fits
 
 

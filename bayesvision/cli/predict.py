@@ -163,12 +163,12 @@ def _nuts(x: "np.ndarray", y: "np.ndarray", new: "np.ndarray", seed: int) -> "Co
 
     import bayesvision as bv
     from bayesvision.distributions import Mixture, Normal
-    from priors import GaussianProcessMixture
+    from priors import GaussianProcessMixture, programs
 
     low, span = x.min(0), x.max(0) - x.min(0)
     span[span == 0] = 1
     loc, scale = y.mean(), y.std()
-    program = GaussianProcessMixture(features=x.shape[1], kernels=("rbf",)).program()
+    program = programs.model(GaussianProcessMixture(features=x.shape[1], kernels=("rbf",)))
     data = bv.Data((x - low) / span, (y - loc) / scale)
     mixture = bv.MCMC(program, warmup=100, draws=100, chains=1, seed=seed).fit(data).predict((new - low) / span)
     parts = mixture.component_distribution

@@ -67,17 +67,18 @@ class Columns:
             ValueError: two columns of one name, an unknown kind or column in `kinds`, cells that are no single values,
                 or no column left.
         """
-        kinds, names = dict(kinds or {}), [str(c) for c in frame.columns]
+        wanted: dict[str, Any] = {**(kinds or {})}
+        names = [str(c) for c in frame.columns]
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"the table has two columns of the same name ({', '.join(twice[:5])}); rename one")
-        unknown = [n for n in kinds if n not in names]
+        unknown = [n for n in wanted if n not in names]
         if unknown:
             raise ValueError(f"kinds names columns that are not there: {', '.join(unknown)}; there are {_few(names)}")
-        for name, kind in kinds.items():
+        for name, kind in wanted.items():
             if kind not in get_args(Kind):
                 raise ValueError(f"the kind of {name!r} must be one of {', '.join(get_args(Kind))}, got {kind!r}")
-        found = cls(tuple(_column(n, frame.iloc[:, k], kinds.get(n)) for k, n in enumerate(names)))
+        found = cls(tuple(_column(n, frame.iloc[:, k], wanted.get(n)) for k, n in enumerate(names)))
         if not found.kept:
             reasons = "; ".join(f"{c.name}: {c.why}" for c in found.columns[:5]) or "the table has none"
             raise ValueError(f"no column is left to predict from ({reasons})")
@@ -162,10 +163,9 @@ def _numeric(name: str, series: "pandas.Series", there: "pandas.Series") -> Colu
 
 def _text(name: str, there: "pandas.Series") -> Column:
     """A column of texts: numbers or dates in writing, a category, or free text."""
-    import pandas as pd
 
     text = there.astype(str).str.strip()
-    if pd.to_numeric(text, errors="coerce").notna().mean() >= PARSED:
+    if _numbers(text).notna().mean() >= PARSED:
         return Column(name, "number", why="text that reads as numbers")
     different = text.nunique()
     if _dates(text).notna().mean() >= PARSED:
@@ -201,8 +201,15 @@ def _encoded(column: Column, series: "pandas.Series") -> np.ndarray:
     if column.kind == "date":
         dates = series if pd.api.types.is_datetime64_any_dtype(series) else _dates(series.astype(str).str.strip())
         dates = dates.dt.tz_convert(None) if getattr(dates.dt, "tz", None) is not None else dates
-        return ((dates - pd.Timestamp("1970-01-01")).dt.total_seconds() / DAY).to_numpy(dtype=float)
+        days: pd.Series = (dates - pd.Timestamp("1970-01-01")).dt.total_seconds() / DAY
+        return days.to_numpy(dtype=np.float64)
     if pd.api.types.is_numeric_dtype(series):
-        return series.to_numpy(dtype=float, na_value=np.nan)
+        return series.to_numpy(dtype=np.float64, na_value=np.nan)
     text = series.astype(object).where(series.notna(), None)
-    return pd.to_numeric(text.map(lambda v: v.strip() if isinstance(v, str) else v), errors="coerce").to_numpy(float)
+    return _numbers(text.map(lambda v: v.strip() if isinstance(v, str) else v)).to_numpy(dtype=np.float64)
+
+
+def _numbers(text: "pandas.Series") -> "pandas.Series":
+    import pandas as pd
+
+    return pd.Series(pd.to_numeric(text, errors="coerce"), index=text.index)

@@ -5,7 +5,7 @@ import math
 import re
 import types
 from numbers import Integral, Real
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 __all__ = ["build", "convert_fields", "describe", "to_json"]
 
@@ -79,7 +79,7 @@ def _plain(value: Any, hint: Any) -> Any:
         fits = isinstance(value, Integral if hint is int else Real) and not isinstance(value, bool)
     if not fits:
         raise TypeError
-    return value if value is None else hint(value)
+    return value if value is None else cast(Any, hint)(value)
 
 
 def _tuple(value: Any, options: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -53,9 +53,9 @@ class StoppingRule:
 
     The level delta is learned, which is also how the rule falls back where the forecasts are wrong or stopping does not
     pay: the first `learn` runs are never stopped, and once so many have gone their whole way the level is the one that
-    would have found most improvements a step among the runs that have ended (`bayesvision.early_stopping.threshold.best_level`), each
-    of them stopped as the posterior would have had it. Level 0 stops nothing. Until then, or with `learn=0`, it is
-    `delta`.
+    would have found most improvements a step among the runs that have ended
+    (`bayesvision.early_stopping.threshold.best_level`), each of them stopped as the posterior would have had it. Level
+    0 stops nothing. Until then, or with `learn=0`, it is `delta`.
 
     Args:
         horizon: last step of a run that is not stopped.

@@ -182,7 +182,7 @@ def find(model: str | os.PathLike[str]) -> Posterior:
         posterior = load(model)
     else:
         raise ValueError(f"{str(model)!r} is neither a file nor one of the shipped models ({', '.join(shipped())})")
-    if not isinstance(posterior, Amortized):
+    if not isinstance(posterior, Amortized) or not isinstance(posterior, Posterior):
         raise ValueError(
             f"{model} holds a {type(posterior).__name__}, which was fitted to data and cannot start anew from other "
             "rows; predict with it by bayesvision.load(path).predict(x), or take a network such as a PFN"

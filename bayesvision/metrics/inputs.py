@@ -12,6 +12,7 @@ from bayesvision.distributions import Continuous, Discrete, Predictive
 
 
 def continuous(predictive: Any, score: str, instead: str) -> Continuous:
+    """`predictive`, where it is a law over numbers; a TypeError that says what to call `instead` otherwise."""
     if not isinstance(predictive, Continuous):
         raise TypeError(_wrong_kind(predictive, score, "numbers (Normal, Bar, Mixture, ...)", instead))
     return predictive
@@ -54,6 +55,7 @@ def _numbers(predictive: Predictive, y: Any) -> Tensor:
 
 
 def targets_of(predictive: Continuous, y: Any) -> Tensor:
+    """`y` as a tensor of the prediction's shape, device and precision."""
     mean = predictive.mean
     return _numbers(predictive, y).to(mean.device, mean.dtype)
 

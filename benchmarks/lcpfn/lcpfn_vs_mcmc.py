@@ -21,6 +21,7 @@ from bayesvision.baselines.last_value import LastValue
 from bayesvision.io.checkpoints import find
 from bayesvision.training.seeds import generator
 from benchmarks.common import mean_and_error, write
+from priors import programs
 from priors.curves import LearningCurves
 
 SEEN = (10, 20, 40, 80)
@@ -106,7 +107,7 @@ def peers(a, prior: LearningCurves, pool, x: Tensor, y: Tensor, n: int) -> dict[
         scores[f"emcee, {a.walkers} walkers, {steps} steps"] = one_by_one(fit, x[few], y[few], n, of_ensemble)
     if a.nuts_curves:
         few = slice(a.nuts_curves)
-        nuts = bv.MCMC(prior.program(), a.warmup, a.draws, chains=1, seed=a.seed, max_tree_depth=a.depth)
+        nuts = bv.MCMC(programs.model(prior), a.warmup, a.draws, chains=1, seed=a.seed, max_tree_depth=a.depth)
         fit = lambda t, v: nuts.fit(bv.Data(t, v))  # noqa: E731
         scores[f"NUTS, {a.draws} draws"] = one_by_one(fit, x[few], y[few], n, of_nuts)
     return scores

@@ -13,7 +13,7 @@ import torch
 import bayesvision as bv
 from bayesvision.training.seeds import generator
 from benchmarks.common import mean_and_error, write
-from priors import GaussianProcessMixture
+from priors import GaussianProcessMixture, programs
 
 QUERIES = 20
 
@@ -34,7 +34,7 @@ def compare(features: int, rows: int, tasks: int, warmup: int, draws: int, seed:
     nll = {"PFN": (-answer.log_prob(truth).mean(-1)).tolist()}
     peers = {
         "GP, MLE-II": lambda a, b: bv.GP(kernel="matern52", seed=seed).fit(bv.Data(a, b)),
-        "NUTS": lambda a, b: bv.MCMC(prior.program(), warmup=warmup, draws=draws, chains=1, seed=seed).fit(
+        "NUTS": lambda a, b: bv.MCMC(programs.model(prior), warmup=warmup, draws=draws, chains=1, seed=seed).fit(
             bv.Data(a, b)
         ),
     }

@@ -16,7 +16,7 @@ from priors.kernels import correlation, scaled_distance
 from priors.linear import BayesianLinear
 from priors.networks import RandomNetwork
 
-__all__ = ["CurveProgram", "LinearProgram", "NetworkProgram", "ProcessMixtureProgram", "ProcessProgram"]
+__all__ = ["CurveProgram", "LinearProgram", "NetworkProgram", "ProcessMixtureProgram", "ProcessProgram", "model"]
 
 JITTER = 1e-6  # of the output variance, where a covariance without noise is factorised
 CELLS = 4_000_000  # numbers of one block of covariance matrices: bounds the memory of predictive
@@ -237,3 +237,27 @@ class CurveProgram:
         """Mean and standard deviation of y at the rows of `x` for every draw: f(t), and sigma."""
         mean = self.prior.curve(draws, x.squeeze(-1))
         return mean, draws["sigma"].unsqueeze(-1).expand(mean.shape)
+
+
+PROGRAMS: dict[type, Any] = {
+    BayesianLinear: LinearProgram,
+    GaussianProcess: ProcessProgram,
+    GaussianProcessMixture: ProcessMixtureProgram,
+    LearningCurves: CurveProgram,
+    RandomNetwork: NetworkProgram,
+}
+
+
+def model(prior: Any) -> Any:
+    """`prior` as a pyro model with the observed site "y", for Markov chain Monte Carlo.
+
+    Raises:
+        TypeError: a prior that has none.
+        ValueError: a `RandomNetwork` over classes.
+    """
+    if type(prior) not in PROGRAMS:
+        known = ", ".join(sorted(kind.__name__ for kind in PROGRAMS))
+        raise TypeError(f"prior must be one of {known}, got {type(prior).__name__}; write its pyro model(x, y=None)")
+    if getattr(prior, "classes", None) is not None:
+        raise ValueError(f"classes must be None for a program, got {prior.classes}; only regression has one")
+    return PROGRAMS[type(prior)](prior)

@@ -18,6 +18,7 @@ from bayesvision.baselines.mcmc import MCMC
 from bayesvision.core.data import Data
 from bayesvision.core.roles import Posterior
 from bayesvision.distributions import Mixture, Normal
+from priors import programs
 from priors.curves import PARAMETER_PRIORS, LearningCurves
 from priors.programs.models import CurveProgram
 
@@ -151,12 +152,12 @@ def test_the_density_of_the_prior_is_the_sum_of_its_laws():
 
 
 def density(theta, x, y):
-    trace = poutine.trace(poutine.condition(PRIOR.program(), data=theta)).get_trace(x, y)
+    trace = poutine.trace(poutine.condition(programs.model(PRIOR), data=theta)).get_trace(x, y)
     return trace.log_prob_sum()
 
 
 def test_the_program_has_the_density_of_the_prior_times_the_likelihood():
-    program = PRIOR.program()
+    program = programs.model(PRIOR)
     assert program == CurveProgram(PRIOR)
     theta, _ = PRIOR.accepted(1, seeded(3))
     theta = {name: value[0].double() for name, value in theta.items()}
@@ -178,7 +179,7 @@ def test_the_program_has_the_density_of_the_prior_times_the_likelihood():
 def test_the_no_u_turn_sampler_runs_on_the_program():
     task = PRIOR.sample(1, 6, generator=seeded(1))
     x, y = task.x[0], task.y[0]
-    posterior = MCMC(PRIOR.program(), warmup=10, draws=8, chains=1, max_tree_depth=3).fit(Data(x[:4], y[:4]))
+    posterior = MCMC(programs.model(PRIOR), warmup=10, draws=8, chains=1, max_tree_depth=3).fit(Data(x[:4], y[:4]))
     assert set(posterior.latent) == set(PARAMETER_PRIORS) and PRIOR.fits(posterior.latent).all()
     law = posterior.predict(x)
     assert isinstance(law, Mixture) and law.batch_shape == (6,) and law.log_prob(y).isfinite().all()

@@ -14,6 +14,7 @@ from bayesvision.baselines.mcmc import MCMC, MCMCPosterior
 from bayesvision.core.data import Data
 from bayesvision.core.roles import Storable
 from bayesvision.distributions import Mixture
+from priors import programs
 from priors.programs.prior import PyroPrior
 
 LINEAR = priors.BayesianLinear(1, noise=0.1)
@@ -43,7 +44,7 @@ def rows():
 
 @functools.cache
 def fitted(kind="program", chains=1):
-    program = {"program": LINEAR.program(), "function": line, "prior": PyroPrior(data_sets).model}[kind]
+    program = {"program": programs.model(LINEAR), "function": line, "prior": PyroPrior(data_sets).model}[kind]
     return MCMC(program, warmup=100, draws=250, chains=chains, seed=1).fit(Data(*rows()))
 
 
@@ -89,7 +90,7 @@ def test_a_process_with_hyperpriors_agrees_with_a_grid():
     x = torch.linspace(0, 1, 10, dtype=torch.float64).unsqueeze(-1)
     noise = torch.randn(10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y = torch.sin(6 * x[:, 0]) + 0.2 * noise
-    posterior = MCMC(PROCESS.program(), warmup=100, draws=250, chains=1, seed=2).fit(Data(x, y))
+    posterior = MCMC(programs.model(PROCESS), warmup=100, draws=250, chains=1, seed=2).fit(Data(x, y))
     query = torch.tensor([[0.05], [0.5], [1.3]], dtype=torch.float64)
     law = posterior.predict(query)
 
@@ -204,7 +205,7 @@ def test_predictions_follow_the_dtype_batches_and_gradients_of_x(kind):
 )
 def test_every_program_runs(prior):
     task = prior.sample(1, 8, generator=torch.Generator().manual_seed(0))
-    method = MCMC(prior.program(), warmup=4, draws=8, chains=1, max_tree_depth=3)
+    method = MCMC(programs.model(prior), warmup=4, draws=8, chains=1, max_tree_depth=3)
     law = method.fit(Data(task.x[0, :6], task.y[0, :6])).predict(task.x[0])
     assert law.mean.shape == (8,) and law.mean.dtype == torch.float32
     assert law.log_prob(task.y[0]).isfinite().all() and (law.stddev > 0).all()
@@ -215,7 +216,7 @@ def test_a_process_with_latent_values_has_its_closed_form():
     prior = priors.GaussianProcess(1, 0.3, 0.05, 1.5)
     task = prior.sample(1, 9, generator=torch.Generator().manual_seed(0))
     x, y = task.x[0].double(), task.y[0].double()
-    posterior = MCMC(prior.program(), warmup=200, draws=300, chains=2).fit(Data(x[:5], y[:5]))
+    posterior = MCMC(programs.model(prior), warmup=200, draws=300, chains=2).fit(Data(x[:5], y[:5]))
     exact = prior.posterior(x[:5], y[:5]).predict(x[5:])
     ess = posterior.diagnostics["z"].ess.min().item()
     assert ess > 100 and agrees(posterior.predict(x[5:]), exact, ess)

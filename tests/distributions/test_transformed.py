@@ -1,4 +1,4 @@
-"""`Scale` and `TruncatedTransformed`: a metric in its own units, with quantiles that flip and densities that carry the Jacobian."""
+"""Metrics in units of their own: quantiles that flip and densities that carry the Jacobian."""
 
 import math
 

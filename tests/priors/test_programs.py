@@ -12,6 +12,7 @@ import torch.distributions as td
 from pyro import poutine
 
 import priors
+from priors import programs
 from priors.programs.models import LinearProgram, NetworkProgram, ProcessMixtureProgram, ProcessProgram
 from priors.programs.prior import PyroPrior
 
@@ -137,42 +138,42 @@ def data(rows=5, features=2):
 
 def test_the_linear_program_has_the_priors_law():
     prior = priors.BayesianLinear(2, 3.0, 2.0, 0.5)
-    assert prior.program() == LinearProgram(prior)
+    assert programs.model(prior) == LinearProgram(prior)
     x, y = data()
     latent = {"weights": torch.tensor([0.3, -1.0]).double(), "intercept": torch.tensor(0.7).double()}
-    parts = density(prior.program(), latent, x, y)
+    parts = density(programs.model(prior), latent, x, y)
     torch.testing.assert_close(parts["weights"], td.Normal(0.0, 3.0**0.5).log_prob(latent["weights"]).sum())
     torch.testing.assert_close(parts["intercept"], td.Normal(0.0, 2.0**0.5).log_prob(latent["intercept"]))
     torch.testing.assert_close(parts["y"], td.Normal(x @ latent["weights"] + 0.7, 0.5**0.5).log_prob(y).sum())
-    mean, stddev = prior.program().predictive({k: v[None] for k, v in latent.items()}, x, y, x)
+    mean, stddev = programs.model(prior).predictive({k: v[None] for k, v in latent.items()}, x, y, x)
     torch.testing.assert_close(mean, (x @ latent["weights"] + 0.7)[None])
     torch.testing.assert_close(stddev, torch.full_like(mean, 0.5**0.5))
 
 
 def test_the_network_program_has_the_priors_function():
     prior = priors.RandomNetwork(2, width=3, layers=2, noise=0.25)
-    assert prior.program() == NetworkProgram(prior)
+    assert programs.model(prior) == NetworkProgram(prior)
     x, y = data()
     task = prior.sample(4, 6, generator=seeded())
     theta = {name: value.double() for name, value in task.theta.items()}
-    mean, stddev = prior.program().predictive(theta, x, y, x)
+    mean, stddev = programs.model(prior).predictive(theta, x, y, x)
     for k in range(4):
         latent = {name: value[k] for name, value in theta.items()}
         truth = prior.function(x, latent).squeeze(-1)
         torch.testing.assert_close(mean[k], truth)
-        parts = density(prior.program(), latent, x, y)
+        parts = density(programs.model(prior), latent, x, y)
         torch.testing.assert_close(parts["y"], td.Normal(truth, 0.5).log_prob(y).sum())
         torch.testing.assert_close(parts["weight1"], td.Normal(0.0, 1.0).log_prob(latent["weight1"]).sum())
     assert (stddev == 0.5).all()
     with pytest.raises(ValueError, match="classes"):
-        priors.RandomNetwork(2, classes=3).program()
+        programs.model(priors.RandomNetwork(2, classes=3))
 
 
 def test_the_process_program_has_the_priors_covariance():
     # z ~ N(0, I) integrates to y ~ N(0, K + noise): mean and covariance through the program's own predictive, by
     # the laws of total mean and variance over z given y, which is normal
     prior = priors.GaussianProcess(2, 0.5, 0.04, 1.3, kernel="matern32")
-    program = prior.program()
+    program = programs.model(prior)
     assert program == ProcessProgram(prior)
     (x, y), query = data(), torch.rand(3, 2, dtype=torch.float64, generator=seeded(3))
     factor = torch.linalg.cholesky(prior.covariance(x, x) + 1.3e-6 * torch.eye(5))
@@ -195,7 +196,7 @@ def test_the_mixture_program_has_the_priors_hyperpriors(recipe):
     prior = priors.GaussianProcessMixture(3, recipe)
     x, _ = data(2, 3)
     theta = prior.hyperparameters(4000, 3, seeded())
-    trace = poutine.trace(prior.program()).get_trace(x)
+    trace = poutine.trace(programs.model(prior)).get_trace(x)
     sites = ("lengthscale", "noise") if recipe == "botorch" else ("lengthscale", "noise", "variance")
     torch.manual_seed(0)
     for name in sites:
@@ -208,7 +209,7 @@ def test_the_mixture_program_has_the_priors_hyperpriors(recipe):
 @pytest.mark.parametrize("recipe", ["botorch", "gamma"])
 def test_the_mixture_program_sums_the_kernels_out(recipe):
     prior = priors.GaussianProcessMixture(2, recipe)
-    program = prior.program()
+    program = programs.model(prior)
     assert program == ProcessMixtureProgram(prior)
     x, y = data()
     scale = torch.tensor([0.4, 0.9]).double() if recipe == "botorch" else torch.tensor(0.4).double()
@@ -232,7 +233,7 @@ def test_the_mixture_program_conditions_exactly_and_draws_the_kernel():
     query = torch.rand(3, 2, dtype=torch.float64, generator=seeded(3))
     count, scale = 4000, torch.tensor([0.4, 0.9], dtype=torch.float64)
     draws = {"lengthscale": scale.expand(count, 2), "noise": torch.full((count,), 0.3, dtype=torch.float64)}
-    mean, stddev = prior.program().predictive(draws, x, y, query)
+    mean, stddev = programs.model(prior).predictive(draws, x, y, query)
     logs, laws = [], []
     for kernel in prior.kernels:
         fixed = priors.GaussianProcess(2, (0.4, 0.9), 0.3, kernel=kernel)
@@ -246,7 +247,7 @@ def test_the_mixture_program_conditions_exactly_and_draws_the_kernel():
         torch.testing.assert_close(stddev[member[k]], law.stddev.expand(int(member[k].sum()), 3))
         error = (member[k].double().mean() - weights[k]).abs()
         assert error < 4 * (weights[k] * (1 - weights[k]) / count).sqrt()  # rate 6e-5 each
-    again = prior.program().predictive(draws, x, y, query)[0]
+    again = programs.model(prior).predictive(draws, x, y, query)[0]
     assert torch.equal(again, mean)
 
 
@@ -255,7 +256,7 @@ def test_large_numbers_of_draws_go_block_by_block(monkeypatch):
     x, y = data()
     theta = prior.hyperparameters(20, 2, seeded())
     draws = {name: theta[name][:, 0].double() for name in ("lengthscale", "noise", "variance")}
-    whole = prior.program().predictive(draws, x, y, x)
+    whole = programs.model(prior).predictive(draws, x, y, x)
     monkeypatch.setattr("priors.programs.models.CELLS", 300)
-    for a, b in zip(prior.program().predictive(draws, x, y, x), whole, strict=True):
+    for a, b in zip(programs.model(prior).predictive(draws, x, y, x), whole, strict=True):
         torch.testing.assert_close(a, b)

@@ -27,7 +27,7 @@ from bayesvision.methods.pfn.pfn import _loss
 from bayesvision.methods.pfn.tasks import TaskStream
 from bayesvision.training.loop import minimize
 from bayesvision.training.seeds import generator, seeded
-from bayesvision.training.train import Train
+from bayesvision.training.train import Execution, Train
 from priors import BayesianLinear
 
 SCRIPT = Path(__file__).with_name("train_script.py")
@@ -95,10 +95,9 @@ def test_the_first_step_moves_the_weights():
         {"steps": 0},
         {"batch": 0},
         {"accumulate": 0},
-        {"interval": 0},
         {"lr": 0.0},
         {"lr": math.nan},
-        {"clip": -1.0},
+        {"max_grad_norm": -1.0},
         {"warmup": 1.0},
         {"batch": 8, "accumulate": 3},
     ],
@@ -108,19 +107,29 @@ def test_a_field_out_of_range_is_named(fields):
         Train(**fields)
 
 
-@pytest.mark.parametrize("name", ["precision", "sharding"])
-def test_a_choice_that_is_none_is_named(name):
-    train = Train()
-    object.__setattr__(train, name, "float16")  # past the annotation, which the tests check too
+@pytest.mark.parametrize(
+    ("recipe", "name"), [(Train(), "precision"), (Train(), "optimizer"), (Execution(), "sharding")]
+)
+def test_a_choice_that_is_none_is_named(recipe, name):
+    object.__setattr__(recipe, name, "float16")  # past the annotation, which the tests check too
     with pytest.raises(ValueError, match=f"{name} must be .* got 'float16'"):
-        train.__post_init__()
+        recipe.__post_init__()
+
+
+def test_the_keywords_of_before_are_taken_and_named():
+    with pytest.warns(DeprecationWarning, match=r"clip is max_grad_norm, folder is checkpoint_dir, interval is save"):
+        train = Train(clip=2.0, folder="here", interval=3)
+    assert train == Train(max_grad_norm=2.0)
+    assert train.execution == Execution(checkpoint_dir="here", save_every=3)
+    with pytest.raises(ValueError, match="save_every"):
+        Execution(save_every=0)
 
 
 def test_under_torchrun_each_process_has_its_own_accelerator(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert Train(device="cuda").pick_device() == torch.device("cuda", 3)
-    assert Train(device="cuda:1").pick_device() == torch.device("cuda", 1)
-    assert Train(device="cpu").pick_device() == torch.device("cpu")
+    assert Execution(device="cuda").pick_device() == torch.device("cuda", 3)
+    assert Execution(device="cuda:1").pick_device() == torch.device("cuda", 1)
+    assert Execution(device="cpu").pick_device() == torch.device("cpu")
 
 
 # --- generators
@@ -210,7 +219,7 @@ def surroundings():  # not the state of `random`, which the checks of annotation
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 @pytest.mark.parametrize("end", ["finished", "exception", "terminated"])
 def test_the_surroundings_are_as_before(tmp_path, grad, kind, end):
-    train = replace(TINY, steps=3, folder=str(tmp_path))
+    train = replace(TINY, steps=3, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path)))
 
     def batch(step, part):
         if step == 1 and end == "exception":
@@ -329,7 +338,7 @@ def undefined_value(network, batch):
 
 @pytest.mark.parametrize("bad", [undefined_value, undefined_gradient])
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_harms_the_state(tmp_path, bad):
-    train = replace(TINY, folder=str(tmp_path), interval=1, accumulate=1)
+    train = replace(TINY, accumulate=1, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path), save_every=1))
     batch = lambda step, part: (step, tiny_batch(train, step, part))  # noqa: E731
     loss = lambda n, b: bad(n, b[1]) if b[0] == 3 else squared_error(n, b[1])  # noqa: E731
     network = tiny_network()
@@ -359,20 +368,24 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_weights():
 
 @pytest.mark.parametrize("step", [1, 7, 13, 39])
 def test_a_run_that_broke_off_goes_on_bit_by_bit(tmp_path, finished, step):
-    train = replace(TINY, folder=str(tmp_path), interval=6)
+    train = replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path), save_every=6))
     with pytest.raises(Interrupted):
         minimize(tiny_network(), squared_error, stop_at(step), train, RECIPE)
     log = Recorder()
-    network, _ = run(replace(train, interval=5), log, network=tiny_network(seed=77))  # the state brings the weights
+    network, _ = run(
+        replace(train, execution=replace(train.execution, save_every=5)), log, network=tiny_network(seed=77)
+    )  # the state brings the weights
     if step < 6:
-        network, _ = run(replace(train, folder=str(tmp_path / "other")), log)
+        network, _ = run(
+            replace(train, execution=replace(train.execution, checkpoint_dir=str(tmp_path / "other"))), log
+        )
     else:
         assert log.steps[0] == step // 6 * 6 + 1
     assert same(weights(network), finished[0])
 
 
 def test_a_finished_run_is_not_repeated(tmp_path, finished):
-    train = replace(TINY, folder=str(tmp_path))
+    train = replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path)))
     run(train)
     log = Recorder()
     network, cost = run(train, log, network=tiny_network(seed=77))
@@ -380,7 +393,7 @@ def test_a_finished_run_is_not_repeated(tmp_path, finished):
 
 
 def test_the_seconds_of_all_parts_are_counted(tmp_path):
-    train = replace(TINY, folder=str(tmp_path), interval=1)
+    train = replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path), save_every=1))
     with pytest.raises(Interrupted):
         minimize(tiny_network(), squared_error, stop_at(5), train, RECIPE)
     tensors, header = read_tensors(tmp_path / "training.safetensors")
@@ -408,7 +421,7 @@ def test_tied_frozen_unused_weights_and_buffers_survive_an_interruption(tmp_path
         with seeded(1):
             return Odd()
 
-    train = replace(TINY, folder=str(tmp_path), interval=1)
+    train = replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path), save_every=1))
     with pytest.raises(Interrupted):
         minimize(odd(), squared_error, stop_at(9), train, RECIPE)
     resumed, whole = odd(), odd()
@@ -419,14 +432,20 @@ def test_tied_frozen_unused_weights_and_buffers_survive_an_interruption(tmp_path
 
 
 def test_a_state_may_move_but_not_change(tmp_path, finished):
-    method = {"method": "tiny", "train": asdict(replace(TINY, folder="here"))}  # as a method's own fields hold it
+    method = {
+        "method": "tiny",
+        "train": asdict(replace(TINY, execution=replace(TINY.execution, checkpoint_dir="here"))),
+    }  # as a method's own fields hold it
     batch = lambda i, j: tiny_batch(TINY, i, j)  # noqa: E731
     here, there = tmp_path / "here", tmp_path / "there"
-    train = replace(TINY, folder=str(here), interval=8)
+    train = replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(here), save_every=8))
     with pytest.raises(Interrupted):
         minimize(tiny_network(), squared_error, stop_at(9), train, method)
     shutil.move(here, there)
-    moved = replace(train, folder=str(there), interval=100, sharding="fsdp", device="auto")
+    moved = replace(
+        train,
+        execution=replace(train.execution, checkpoint_dir=str(there), save_every=100, sharding="fsdp", device="auto"),
+    )
     if moved.pick_device().type == "cpu":
         network, log = tiny_network(), Recorder()
         minimize(network, squared_error, batch, moved, {"method": "tiny", "train": asdict(moved)}, log)
@@ -440,15 +459,15 @@ def test_a_state_may_move_but_not_change(tmp_path, finished):
 
 def test_a_pfn_goes_on_in_a_folder_that_was_moved(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    first = tiny_pfn(replace(TINY, folder=str(here)))
+    first = tiny_pfn(replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(here))))
     shutil.move(here, there)
     log = Recorder()
-    second = tiny_pfn(replace(TINY, folder=str(there)), log)
+    second = tiny_pfn(replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(there))), log)
     assert log.steps == [] and same(first.state_dict(), second.state_dict())
 
 
 def test_a_state_of_another_network_is_refused(tmp_path):
-    train = replace(TINY, folder=str(tmp_path))
+    train = replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path)))
     run(train)
     for network in (nn.Linear(3, 1), nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Dropout(), nn.Linear(8, 1))):
         start = weights(network)
@@ -466,7 +485,11 @@ class Bomb:
 
 
 def test_a_broken_or_foreign_state_is_refused_and_not_executed(tmp_path):
-    train, path, trace = replace(TINY, folder=str(tmp_path)), tmp_path / "training.safetensors", tmp_path / "trace"
+    train, path, trace = (
+        replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path))),
+        tmp_path / "training.safetensors",
+        tmp_path / "trace",
+    )
     run(train)
     whole = path.read_bytes()
     for size in (0, 7, len(whole) // 2, len(whole) - 1):
@@ -489,7 +512,7 @@ def test_a_broken_or_foreign_state_is_refused_and_not_executed(tmp_path):
 
 
 def test_sigterm_saves_between_two_steps_and_exits_with_code_0(tmp_path, finished):
-    train = replace(TINY, folder=str(tmp_path), interval=1000)
+    train = replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path), save_every=1000))
     with pytest.raises(SystemExit) as stopped:
         run(train, terminate_at=11)
     assert stopped.value.code == 0
@@ -499,7 +522,7 @@ def test_sigterm_saves_between_two_steps_and_exits_with_code_0(tmp_path, finishe
 
 
 def test_sigterm_in_the_last_step_is_not_lost(tmp_path):
-    train = replace(TINY, folder=str(tmp_path))
+    train = replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path)))
     with pytest.raises(SystemExit):
         run(train, terminate_at=TINY.steps - 1)
     assert read_tensors(tmp_path / "training.safetensors")[1]["step"] == TINY.steps
@@ -517,7 +540,11 @@ def test_without_a_folder_sigterm_is_left_alone():
 
 def test_a_thread_may_train(tmp_path, finished):
     found = []
-    thread = threading.Thread(target=lambda: found.append(run(replace(TINY, folder=str(tmp_path)))[0]))
+    thread = threading.Thread(
+        target=lambda: found.append(
+            run(replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(tmp_path))))[0]
+        )
+    )
     thread.start()
     thread.join()
     assert same(weights(found[0]), finished[0])

@@ -93,13 +93,16 @@ def distributed(out: Path) -> None:
         notes[f"{name}.logged"] = len(log.steps)
 
     for sharding in ("ddp", "fsdp"):
-        train = replace(TINY, sharding=sharding)
+        train = replace(TINY, execution=replace(TINY.execution, sharding=sharding))
         log = Recorder()
         network, cost = run(train, log)
         keep(sharding, network, log)
         notes[f"{sharding}.processes"] = cost["processes"]
 
-        log, saved = Recorder(), replace(train, folder=str(out / sharding), interval=1000)
+        log, saved = (
+            Recorder(),
+            replace(train, execution=replace(train.execution, checkpoint_dir=str(out / sharding), save_every=1000)),
+        )
         with contextlib.suppress(SystemExit):
             run(saved, log, terminate_at=15 if rank == 1 else None)
             notes[f"{sharding}.stopped"] = False
@@ -112,7 +115,10 @@ def distributed(out: Path) -> None:
     apart = out / "apart" / str(rank)  # a disk of its own, where only one has a state
     if rank == 1:
         shutil.copytree(out / "ddp", apart)
-    for name, train in {"accumulate": replace(TINY, accumulate=1), "apart": replace(TINY, folder=str(apart))}.items():
+    for name, train in {
+        "accumulate": replace(TINY, accumulate=1),
+        "apart": replace(TINY, execution=replace(TINY.execution, checkpoint_dir=str(apart))),
+    }.items():
         try:
             run(train)
         except ValueError as error:
@@ -160,10 +166,17 @@ def main():
     if options.distributed:
         return distributed(options.out)
     state = str(options.out / "state")
-    train = replace(TINY, folder=state, interval=options.interval, sharding=options.sharding)
+    train = replace(
+        TINY,
+        execution=replace(TINY.execution, checkpoint_dir=state, save_every=options.interval, sharding=options.sharding),
+    )
     log = bv.JsonLines(options.out / "log.jsonl")
     if options.pfn:
-        network = tiny_pfn(replace(train, folder=None, compile=options.compile), log, steps=4)
+        network = tiny_pfn(
+            replace(train, execution=replace(train.execution, checkpoint_dir=None, compile=options.compile)),
+            log,
+            steps=4,
+        )
     else:
         network, _ = run(train, log, pause=options.pause)
     if int(os.environ.get("RANK", 0)) == 0:

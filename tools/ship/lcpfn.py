@@ -19,6 +19,7 @@ from tools.ship.common import as_stored, ship
 
 @torch.no_grad()
 def measure(posterior, curves: int) -> list[dict[str, float]]:
+    """Log-likelihood and coverage on curves of the published prior, by the number of epochs seen."""
     task, lines = LearningCurves().sample(curves, 100, generator=generator("cpu", 99)), []
     for seen in (10, 20, 40, 80):
         law = posterior.condition(task.x[:, :seen], task.y[:, :seen]).predict(task.x[:, seen:])
@@ -38,6 +39,7 @@ def measure(posterior, curves: int) -> list[dict[str, float]]:
 
 
 def main() -> None:
+    """Measure a checkpoint and put it among the shipped ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--name", required=True)

@@ -72,6 +72,7 @@ def measure(posterior: PFNPosterior, tasks: int) -> list[dict[str, float]]:
 
 
 def main() -> None:
+    """Measure a checkpoint and put it among the shipped ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--name", required=True)

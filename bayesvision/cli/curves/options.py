@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from bayesvision.distributions.metric import MetricScale
     from bayesvision.early_stopping.forecasts import RunForecaster
     from bayesvision.io.log_formats import Names
     from bayesvision.io.logs import Curve
@@ -45,7 +46,7 @@ def named(options: dict[str, Any]) -> "Names":
     return Names(options["run"], options["step"], options["metric"])
 
 
-def build_scale(options: dict[str, Any]) -> "Scale | None":
+def build_scale(options: dict[str, Any]) -> "MetricScale | None":
     """The metric's units; None for one in [0, 1] where larger is better, which is what no options mean."""
     from bayesvision.distributions.metric import MetricScale
 
@@ -65,7 +66,7 @@ def build_scale(options: dict[str, Any]) -> "Scale | None":
         raise ValueError(f"--lower, --upper, --soft-lower, --soft-upper: {error}") from None
 
 
-def open_fleet(model: str, horizon: float, scale: "Scale | None") -> "RunForecaster":
+def open_fleet(model: str, horizon: float, scale: "MetricScale | None") -> "RunForecaster":
     """Runs under one network, shipped under a name or kept in a file."""
     from bayesvision.early_stopping.forecasts import RunForecaster
     from bayesvision.io.checkpoints import find

@@ -19,7 +19,7 @@ WIDEST = 4.0  # greatest |log| of a factor
 
 
 def constant_law(errors: Float[Tensor, " n"], family: Family, least: float) -> tuple[float, float]:
-    """Maximum-likelihood log-scale and tail of errors around zero, in the terms of `bayesvision.methods.bayescap.heads.ScaleHead`.
+    """Maximum-likelihood log-scale and tail of errors around zero, in the terms of `ScaleHead`.
 
     Of a generalised normal alpha^beta = beta mean |r|^beta at the best alpha for each beta, which is at most 1.9; a t
     has at most 50 degrees of freedom. The scale is at least `least`, and families without a tail get 1.

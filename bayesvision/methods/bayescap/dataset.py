@@ -206,7 +206,7 @@ class OutputDataset:
 def _ask(
     frozen: Frozen, source: Any, classes: int | None, known: OutputSpec | None = None
 ) -> tuple[OutputDataset, OutputSpec]:
-    """OutputDataset of what the network says and what is right, of the kind that is `known` or that the first batch has."""
+    """What the network says and what is right, of the kind that is `known` or that the first batch has."""
     pairs, kind = OutputDataset(), None if known is None else replace(known, divided=None)
     if known is not None:
         pairs.divided = known.divided

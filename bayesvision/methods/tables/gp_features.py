@@ -95,8 +95,8 @@ def fit_process(
     """Hyper-parameters near the maximum of log p(y | x) + log prior, which the outputs share.
 
     The search is Rprop (Riedmiller and Braun 1993): each parameter has a step of its own, which grows while the
-    gradient keeps its sign and shrinks where it changes. It crosses the nine units of log noise between a rough start and a
-    noise-free table in a dozen steps, for a whole batch of tables at once, where Adam takes eighty.
+    gradient keeps its sign and shrinks where it changes. It crosses the nine units of log noise between a rough start
+    and a noise-free table in a dozen steps, for a whole batch of tables at once, where Adam takes eighty.
     """
     batch, columns = x.shape[:-3], x.shape[-2]
     hyper = Hyperparameters(

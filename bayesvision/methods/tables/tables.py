@@ -42,11 +42,11 @@ class TablePFN:
     """Prior-data fitted network for tables of numbers, categories and holes (Hollmann et al. 2023, arXiv 2207.01848).
 
     Minimises -E log q(y' | x', x, y) over tables drawn from a prior (Mueller et al. 2022, arXiv 2112.10510, eq. 3), n
-    context rows with n log-uniform up to `context` and queries beside them. The network attends along the rows and the
-    columns of the table (`bayesvision.methods.tables.network`), so the order of neither matters. A Gaussian process with
-    a lengthscale for each column, fitted to the context, tells the network what it predicts, and the network's answer is
-    in units of that prediction (`bayesvision.methods.tables.gp_features`): the network learns by how much the table
-    differs from a draw of the process.
+    context rows with n log-uniform up to `context` and queries beside them. The network attends along the rows and
+    the columns of the table (`bayesvision.methods.tables.network`), so the order of neither matters. A Gaussian process
+    with a lengthscale for each column, fitted to the context, tells the network what it predicts, and the network's
+    answer is in units of that prediction (`bayesvision.methods.tables.gp_features`): the network learns by how much
+    the table differs from a draw of the process.
 
     Example:
         >>> post = bv.TablePFN(columns=8, context=64, train=bv.Train(steps=500)).fit(StructuralTables((1, 8)))

@@ -97,5 +97,5 @@ class TableStream:
         if self.classes is None:
             answers = ((answers - encoding.y_loc) / encoding.y_scale).clamp(-FARTHEST, FARTHEST)
         count = None if self.classes is None else y.amax(1) + 1
-        narrow = [v.float() for v in batch[:6]]
-        return TableBatch(*narrow, answers.float() if self.classes is None else answers, count)
+        answers = answers.float() if self.classes is None else answers
+        return TableBatch(*(v.float() for v in batch[:6]), answers, count)  # pyright: ignore[reportCallIssue]

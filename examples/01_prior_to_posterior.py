@@ -27,7 +27,7 @@ smoke = parser.parse_args().smoke
 # A prior is anything that can draw data sets. This one draws smooth functions on [0, 1], observed with noise.
 
 prior = GaussianProcess(lengthscale=0.4, noise=0.03)
-train = bv.Train(steps=400 if smoke else 8_000, batch=16, lr=4e-3 if smoke else 1e-3, device="cpu")
+train = bv.Train(steps=400 if smoke else 8_000, batch=16, lr=4e-3 if smoke else 1e-3)
 if smoke:
     pfn = bv.PFN(context=8, width=32, layers=3, heads=2, bars=100, train=train)
 else:

@@ -48,7 +48,7 @@ class Saturation:
 
 
 prior = Saturation()
-train = bv.Train(steps=500 if smoke else 8_000, batch=16, lr=4e-3 if smoke else 1e-3, device="cpu")
+train = bv.Train(steps=500 if smoke else 8_000, batch=16, lr=4e-3 if smoke else 1e-3)
 if smoke:
     pfn = bv.PFN(context=8, width=32, layers=3, heads=2, bars=100, train=train)
 else:

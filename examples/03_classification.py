@@ -23,7 +23,7 @@ smoke = parser.parse_args().smoke
 # The prior draws a random network with two inputs for every data set, and labels from the softmax of its three outputs.
 
 prior = RandomNetwork(features=2, classes=3)
-train = bv.Train(steps=400 if smoke else 8_000, batch=16, lr=4e-3 if smoke else 1e-3, device="cpu")
+train = bv.Train(steps=400 if smoke else 8_000, batch=16, lr=4e-3 if smoke else 1e-3)
 if smoke:
     pfn = bv.PFN(features=2, classes=3, context=40, width=32, layers=2, heads=2, train=train)
 else:

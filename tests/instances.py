@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from bayesvision import GP, LCPFN, MCMC, PFN, BayesCap, Data, MetricScale, Train
+from bayesvision import GP, LCPFN, MCMC, PFN, BayesCap, Data, Execution, MetricScale, Train
 from bayesvision.training.seeds import generator
 from priors import BayesianLinear, LearningCurves, RandomNetwork, programs
 
 FEATURES, ROWS, QUERIES = 2, 12, 7
 CONDITIONABLE, STORABLE, JOINT, LATENT = "conditionable", "storable", "joint", "latent"
-TRAIN = Train(steps=30, batch=16, lr=1e-2, device="cpu")
+TRAIN = Train(steps=30, batch=16, lr=1e-2, execution=Execution(device="cpu"))
 LINE = BayesianLinear(FEATURES, noise=0.05)
 
 
@@ -139,7 +139,12 @@ def network(**fields: Any) -> PFN:
 
 MCMC_LINE = MCMC(programs.model(LINE), warmup=30, draws=40, chains=1)
 CURVES = LCPFN(
-    rows=(50, 100), width=16, layers=2, heads=2, components=4, train=Train(steps=30, batch=2, lr=1e-2, device="cpu")
+    rows=(50, 100),
+    width=16,
+    layers=2,
+    heads=2,
+    components=4,
+    train=Train(steps=30, batch=2, lr=1e-2, execution=Execution(device="cpu")),
 )
 CAP = {"reads": ("output", "input"), "width": 8, "depth": 1, "train": TRAIN}
 INSTANCES = (

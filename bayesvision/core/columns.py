@@ -56,7 +56,7 @@ class Columns:
     columns: tuple[Column, ...]
 
     @classmethod
-    def of(cls, frame: "pandas.DataFrame", kinds: Mapping[str, Kind] | None = None) -> Self:
+    def of(cls, frame: "pandas.DataFrame", kinds: Mapping[str, str] | None = None) -> Self:
         """What the columns of `frame` are, by their values unless `kinds` says so.
 
         Numbers and text that reads as numbers are numbers; dates become days; other text is a category, or dropped

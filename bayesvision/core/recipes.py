@@ -158,5 +158,11 @@ def build(cls: type[Recipe], fields: dict[str, Any]) -> Recipe:
         if value is None and hints[name] is float:
             continue
         nested: Any = next((h for h in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(h)), None)
-        given[name] = build(nested, value) if nested and isinstance(value, dict) else value
+        if nested and isinstance(value, dict):
+            given[name] = build(nested, value)
+            continue
+        try:
+            given[name] = _converted(value, hints[name])  # JSON has lists for tuples
+        except TypeError:
+            given[name] = value  # which the recipe refuses by name
     return cls(**given)

@@ -23,6 +23,10 @@ __all__ = ["Shipped", "describe", "find", "load", "pretrained", "save", "shipped
 FORMAT = 2
 TENSORS_1 = {"inward": "input_layer", "outward": "output_layer", "log_factor": "log_temperature"}  # of format 1 -> now
 FIELDS_1 = {"clip": "max_grad_norm"}  # of recipes in format 1 -> now
+PRIORS_1 = {
+    "LearningCurvesPlus": "RealisticLearningCurves",
+    "MixtureOf": "PriorMixture",
+}  # in metadata of format 1 -> now
 DROPPED_1 = ("folder", "interval", "device", "sharding", "compile")  # fields of Train that decided no number
 
 
@@ -117,9 +121,19 @@ def _restored(tensors: dict[str, Tensor], header: dict[str, Any], net: Any) -> P
 def _upgraded(tensors: dict[str, Tensor], header: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What a file of format 1 holds, under the names of today."""
     header = dict(header)
-    header |= {"recipe": _upgraded_recipe(header["recipe"]), "metadata": header.pop("card", {})}
+    header |= {"recipe": _upgraded_recipe(header["recipe"]), "metadata": _upgraded_prior(header.pop("card", {}))}
     names = {name: ".".join(TENSORS_1.get(part, part) for part in name.split(".")) for name in tensors}
     return {names[name]: value for name, value in tensors.items()}, header
+
+
+def _upgraded_prior(described: Any) -> Any:
+    """The same with priors under the names of today, wherever they stand."""
+    if isinstance(described, list):
+        return [_upgraded_prior(part) for part in described]
+    if not isinstance(described, dict):
+        return described
+    new = {key: _upgraded_prior(part) for key, part in described.items()}
+    return new | {"name": PRIORS_1.get(new["name"], new["name"])} if isinstance(new.get("name"), str) else new
 
 
 def _upgraded_recipe(fields: dict[str, Any]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def curve_grid(fleet: "RunForecaster", panels: list[Panel], best: float, metric:
     figure.get_layout_engine().set(w_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportCallIssue]
     figure.supxlabel("step", fontsize=10, color=plots.INK)
     figure.supylabel(metric, fontsize=10, color=plots.INK, parse_math=False)
-    handles, labels = max((ax.getlegend_handles_labels() for ax in grid.flat), key=lambda pair: len(pair[0]))
+    handles, labels = max((ax.get_legend_handles_labels() for ax in grid.flat), key=lambda pair: len(pair[0]))
     figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=9)
     return figure
 

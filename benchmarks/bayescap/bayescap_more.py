@@ -75,7 +75,7 @@ def trained(images: list[Tensor], steps: int) -> Denoiser:
     def loss(net: Any, pair: tuple[Tensor, Tensor]) -> Tensor:
         return (net(pair[0]) - pair[1]).square().mean()
 
-    minimize(net, loss, batch, bv.Train(steps=steps, lr=2e-3, device="cpu"), {"net": "denoiser"}, None)
+    minimize(net, loss, batch, bv.Train(steps=steps, lr=2e-3), {"net": "denoiser"}, None)
     return net.eval()
 
 
@@ -97,7 +97,7 @@ def denoising(steps: int) -> list[dict[str, Any]]:
     laws = {row.name: row.law for row in constants(train)}
     laws["gradient energy of the answer"] = stretched(edges, train)
     for family in ("generalized", "student"):
-        recipe = bv.BayesCap(net, family, BOTH, width=24, crop=48, train=bv.Train(400, 8, 2e-3, device="cpu"))
+        recipe = bv.BayesCap(net, family, BOTH, width=24, crop=48, train=bv.Train(400, 8, 2e-3))
         posterior = recipe.fit(train.batches(), calibrate=held.batches())
         laws[f"cap, {family}, input too, calibrated"] = lambda x, answer, p=posterior: p.predict(x.unsqueeze(0))
     lines = []
@@ -129,7 +129,7 @@ def split(x: np.ndarray, y: np.ndarray, test: np.ndarray, seed: int) -> dict[str
     found = {"constant normal": scores(Normal(answer, errors.std().expand_as(answer)), truth)}
     for family in ("gaussian", "student"):
         for reads in (BOTH[:1], BOTH):
-            train = bv.Train(400, 64, 3e-3, device="cpu")
+            train = bv.Train(400, 64, 3e-3)
             recipe = bv.BayesCap(lambda x: mlp.predict(np.asarray(x)), family, reads, train=train, width=24, depth=1)
             posterior = recipe.fit(fit, calibrate=held)
             line = scores(posterior.predict(new.x), truth)

@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=3)
     a = parser.parse_args()
     torch.set_num_threads(1)
-    method, rows = LCPFN(layers=a.layers, train=Train(batch=16, device="cpu")), []
+    method, rows = LCPFN(layers=a.layers, train=Train(batch=16)), []
     choices = [Choice("ours"), Choice("one cut-off a step", one=True), Choice("bars", bars=True)]
     for choice in choices:
         start = time.perf_counter()

@@ -24,7 +24,9 @@ QUERIES = 10
 def recipe(features: int, steps: int, folder: Path | None) -> tuple[bv.PFN, GaussianProcess]:
     prior = GaussianProcess(features=features, lengthscale=round(0.2 * features**0.5, 3), noise=0.01)
     place = None if folder is None else str(folder / f"features{features}")
-    train = bv.Train(steps=steps, batch=16, precision="bfloat16", seed=features, folder=place)
+    train = bv.Train(
+        steps=steps, batch=16, precision="bfloat16", seed=features, execution=bv.Execution(checkpoint_dir=place)
+    )
     return bv.PFN(features=features, context=max(CONTEXTS), train=train), prior
 
 

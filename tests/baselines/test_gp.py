@@ -12,6 +12,7 @@ import torch.distributions as td
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bayesvision as bv
 import priors
 from bayesvision.baselines.gp import GP, GPPosterior
 from bayesvision.core.data import Data
@@ -190,11 +191,11 @@ def test_copies_pickles_files_and_conversions_predict_the_same(tmp_path):
     posterior = GP(restarts=0).fit(Data(pd.DataFrame(x[:40].numpy(), columns=["a", "b"]), y[:40]))
     truth = posterior.predict(x)
     assert isinstance(posterior, Storable)
-    tensors, header = posterior.export()
+    _, tensors, header = posterior.export()
     write_tensors(tmp_path / "gp.safetensors", tensors, header)
     tensors, header = read_tensors(tmp_path / "gp.safetensors")
     assert json.loads(json.dumps(header)) == header
-    restored = GPPosterior.restore(tensors, header)
+    restored = GPPosterior.restore(posterior.method, tensors, header)
     assert restored.method == posterior.method and restored.columns == ("a", "b")
     for other in (restored, copy.deepcopy(posterior), pickle.loads(pickle.dumps(posterior))):
         assert torch.equal(other.predict(x).mean, truth.mean) and torch.equal(other.predict(x).stddev, truth.stddev)
@@ -203,15 +204,15 @@ def test_copies_pickles_files_and_conversions_predict_the_same(tmp_path):
     torch.testing.assert_close(narrow.predict(x).mean, truth.mean, rtol=1e-3, atol=1e-4)
     assert posterior.x.dtype == torch.float64  # the copy shares nothing
     with pytest.raises(ValueError, match="shapes"):
-        GPPosterior.restore({k: v for k, v in tensors.items() if k != "factor"}, header)
+        GPPosterior.restore(posterior.method, {k: v for k, v in tensors.items() if k != "factor"}, header)
     with pytest.raises(ValueError, match="shapes"):
-        GPPosterior.restore(tensors | {"x": tensors["x"][:7]}, header)
+        GPPosterior.restore(posterior.method, tensors | {"x": tensors["x"][:7]}, header)
 
 
-def test_a_given_tuple_of_lengthscales_survives_a_file():
+def test_a_given_tuple_of_lengthscales_survives_a_file(tmp_path):
     _, method, (x, y) = fixed(2)
-    tensors, header = method.fit(Data(x, y)).export()
-    assert GPPosterior.restore(tensors, json.loads(json.dumps(header))).method == method
+    bv.save(method.fit(Data(x, y)), tmp_path / "gp.safetensors")
+    assert bv.load(tmp_path / "gp.safetensors").method == method
 
 
 def test_fit_is_deterministic_and_leaves_global_state_alone():

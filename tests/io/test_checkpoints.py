@@ -61,7 +61,7 @@ def test_the_header_tells_what_the_file_is(instance, tmp_path):
     posterior = seen(instance)
     bv.save(posterior, tmp_path / "file.safetensors")
     header = checkpoints.describe(tmp_path / "file.safetensors")
-    assert (header["format"], header["version"]) == (1, bv.__version__)
+    assert (header["format"], header["version"]) == (checkpoints.FORMAT, bv.__version__)
     assert header["method"] == type(posterior.method).__name__
     assert header["method"] in checkpoints.POSTERIORS
     assert list(tmp_path.iterdir()) == [tmp_path / "file.safetensors"]
@@ -103,8 +103,11 @@ def test_files_without_a_digest_are_read(path):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda t, h: h.update(method="Oracle"), "the method is 'Oracle', which is none of PFN, LCPFN, BayesCap, GP"),
-        (lambda t, h: h.update(format=2, version="9.9"), "the format is 2 .* written by version '9.9', so install"),
+        (
+            lambda t, h: h.update(method="Oracle"),
+            "the method is 'Oracle', which is none of PFN, LCPFN, TablePFN, BayesCap, GP",
+        ),
+        (lambda t, h: h.update(format=3, version="9.9"), "the format is 3 .* written by version '9.9', so install"),
         (lambda t, h: h.pop("format"), "the format is None"),
         (lambda t, h: h.pop("recipe"), "lacks 'recipe'"),
         (lambda t, h: h["recipe"].update(width=-4), "width must be a whole number of at least 1, got -4"),
@@ -237,7 +240,7 @@ import bayesvision as bv, priors, torch
 for name in ("PFN", "Train", "Data", "load", "save", "pretrained", "JsonLines", "metrics", "plots", "distributions"):
     getattr(bv, name)
 import bayesvision.cli
-train = bv.Train(steps=2, batch=4, device="cpu")
+train = bv.Train(steps=2, batch=4, execution=bv.Execution(device="cpu"))
 method = bv.PFN(features=1, context=8, width=16, layers=1, heads=2, bars=10, train=train)
 posterior = method.fit(priors.BayesianLinear(1))
 bv.save(posterior.condition([[0.1], [0.2]], [1.0, 2.0]), sys.argv[1])

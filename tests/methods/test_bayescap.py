@@ -12,11 +12,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesvision as bv
-from bayesvision import BayesCap, Data, Train
+from bayesvision import BayesCap, Data, Execution, Train
 from bayesvision.distributions import Categorical, GeneralizedNormal, Mixture, Normal, StudentT
 
 FAMILIES = ("generalized", "gaussian", "laplace", "student")
-QUICK = Train(steps=60, batch=16, lr=3e-3, device="cpu")
+QUICK = Train(steps=60, batch=16, lr=3e-3, execution=Execution(device="cpu"))
 
 
 class Blur(nn.Module):
@@ -68,7 +68,9 @@ def maps():
 @pytest.fixture(scope="module")
 def fitted(maps):
     net, (x, y) = maps[0], FRESH["maps"]
-    recipe = BayesCap(net, reads=("output", "input"), crop=16, width=32, train=Train(400, 8, 5e-3, device="cpu"))
+    recipe = BayesCap(
+        net, reads=("output", "input"), crop=16, width=32, train=Train(400, 8, 5e-3, execution=Execution(device="cpu"))
+    )
     return recipe.fit(DataLoader(TensorDataset(x[8:], y[8:]), 50), calibrate=Data(x[:8], y[:8]))
 
 
@@ -107,10 +109,14 @@ def test_the_mean_is_the_networks_answer_bit_for_bit(maps, family):
 
 def test_a_residual_starts_at_the_answer_and_mends_it(maps):
     net, x, y = maps
-    start = BayesCap(net, residual=True, crop=8, width=8, train=Train(1, 4, 1e-12, device="cpu")).fit(Data(x, y))
+    start = BayesCap(
+        net, residual=True, crop=8, width=8, train=Train(1, 4, 1e-12, execution=Execution(device="cpu"))
+    ).fit(Data(x, y))
     with torch.no_grad():
         torch.testing.assert_close(start.predict(x).mean, net(x), rtol=0, atol=1e-6)
-        moved = BayesCap(net, residual=True, crop=16, width=8, train=Train(200, 8, 5e-3, device="cpu"))
+        moved = BayesCap(
+            net, residual=True, crop=16, width=8, train=Train(200, 8, 5e-3, execution=Execution(device="cpu"))
+        )
         post = moved.fit(Data(x, y + 0.5))
         assert (post.predict(x).mean - net(x)).mean() == pytest.approx(0.5, abs=0.05)
 
@@ -119,7 +125,7 @@ def test_it_is_small_by_default():
     net = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 3, 1))
     x = draws(0, 4, 3, 12, 12)
     for members in (1, 2):
-        post = BayesCap(net, members=members, train=Train(1, 2, device="cpu")).fit(Data(x, x))
+        post = BayesCap(net, members=members, train=Train(1, 2, execution=Execution(device="cpu"))).fit(Data(x, x))
         assert post.cap.metadata["parameters"] <= post.cap.metadata["frozen parameters"] / 4
         assert post.cap.metadata["parameters"] > post.cap.metadata["frozen parameters"] / 8
 
@@ -180,9 +186,9 @@ def test_vectors_and_numbers(family):
     x = draws(4, 600, 3)
     with torch.no_grad():
         y = net(x) + torch.where(x[:, :1] > 0, 0.5, 0.1) * draws(5, 600, 2)
-    post = BayesCap(net, family, ("output", "input"), width=32, train=Train(500, 64, 5e-3, device="cpu")).fit(
-        Data(x, y)
-    )
+    post = BayesCap(
+        net, family, ("output", "input"), width=32, train=Train(500, 64, 5e-3, execution=Execution(device="cpu"))
+    ).fit(Data(x, y))
     right, left = (post.predict(x).stddev[side].median().item() for side in (x[:, 0] > 0.3, x[:, 0] < -0.3))
     assert right > 3 * left
     alone = BayesCap(lambda x: net(x)[..., 0].detach(), train=QUICK).fit(Data(x, y[:, 0]))
@@ -219,7 +225,9 @@ def test_the_legacy_loss_forgets_the_shape_and_triples_the_variance():
 def test_the_legacy_loss_warns_and_does_so_in_a_cap(maps):
     net, x, y = maps
     with pytest.warns(UserWarning, match=r"0\.684"):
-        recipe = BayesCap(net, loss="legacy", crop=16, width=8, train=Train(300, 8, 1e-2, device="cpu"))
+        recipe = BayesCap(
+            net, loss="legacy", crop=16, width=8, train=Train(300, 8, 1e-2, execution=Execution(device="cpu"))
+        )
     law = recipe.fit(Data(x, y)).predict(x)
     assert law.beta.median().item() == pytest.approx(0.684, abs=0.1)
     assert bv.metrics.coverage(law, y) > 0.93  # too wide
@@ -301,7 +309,9 @@ def test_classes_keep_their_order():
     def net(x):
         return torch.stack([4 * x[:, 0], -4 * x[:, 0], torch.zeros(len(x))], -1)
 
-    recipe = BayesCap(net, reads=("output", "input"), classes=3, train=Train(400, 64, 5e-3, device="cpu"))
+    recipe = BayesCap(
+        net, reads=("output", "input"), classes=3, train=Train(400, 64, 5e-3, execution=Execution(device="cpu"))
+    )
     post = recipe.fit(Data(x[:1000], y[:1000]), calibrate=Data(x[1000:], y[1000:]))
     law = post.predict(x)
     assert isinstance(law, Categorical) and (law.mode == logits.argmax(-1)).all()
@@ -389,7 +399,7 @@ def test_a_cap_is_saved_and_put_around_its_network_again(maps, fitted, tmp_path)
 def test_training_goes_on_from_its_folder(maps, tmp_path):
     net, x, y = maps
     whole = BayesCap(net, crop=8, width=8, train=QUICK).fit(Data(x, y))
-    folder = Train(60, 16, 3e-3, device="cpu", folder=str(tmp_path), interval=20)
+    folder = Train(60, 16, 3e-3, execution=Execution(device="cpu", checkpoint_dir=str(tmp_path), save_every=20))
     BayesCap(net, crop=8, width=8, train=folder).fit(Data(x, y))
     resumed = BayesCap(net, crop=8, width=8, train=folder).fit(Data(x, y))
     assert torch.equal(whole.predict(x).stddev, resumed.predict(x).stddev)

@@ -10,7 +10,7 @@ import torch
 from checks import rejected
 
 import bayesvision as bv
-from bayesvision import LCPFN, MetricScale, Train
+from bayesvision import LCPFN, Execution, MetricScale, Train
 from bayesvision.distributions import Mixture, Normal, TruncatedTransformed
 from bayesvision.methods.lcpfn.tokens import FEATURES, UNIT, _tokens
 from bayesvision.nn.heads import MixtureHead
@@ -43,7 +43,7 @@ class Levels:
 @lru_cache
 def tiny():
     """An LC-PFN of a few steps."""
-    train = Train(steps=5, batch=2, lr=1e-2, device="cpu")
+    train = Train(steps=5, batch=2, lr=1e-2, execution=Execution(device="cpu"))
     return LCPFN(rows=(20, 40), width=16, layers=2, heads=2, components=5, train=train).fit(LearningCurves())
 
 
@@ -52,7 +52,7 @@ def tiny():
 
 @lru_cache
 def trained_on_levels():
-    train = Train(steps=300, batch=32, lr=4e-3, device="cpu")
+    train = Train(steps=300, batch=32, lr=4e-3, execution=Execution(device="cpu"))
     return LCPFN(rows=(20, 20), width=32, layers=2, heads=2, readers=1, components=5, train=train).fit(Levels())
 
 
@@ -242,7 +242,7 @@ def test_a_prior_of_another_shape_is_refused():
             return Task(torch.zeros(batch, rows, 2), torch.zeros(batch, rows))
 
     with rejected("epochs x"):
-        LCPFN(train=Train(steps=1, device="cpu")).fit(Wide())
+        LCPFN(train=Train(steps=1, execution=Execution(device="cpu"))).fit(Wide())
 
 
 # What is shipped

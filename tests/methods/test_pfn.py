@@ -9,7 +9,7 @@ import scipy.stats
 import torch
 from torch.nn.functional import one_hot
 
-from bayesvision import PFN, Train
+from bayesvision import PFN, Execution, Train
 from bayesvision.core.standardize import statistics
 from bayesvision.methods.pfn.pfn import CHUNK
 from bayesvision.methods.pfn.tasks import TaskStream
@@ -49,7 +49,7 @@ def rows(n=6, features=4, seed=0):
 
 @lru_cache
 def trained():
-    train = Train(steps=1000, batch=16, lr=5e-3, warmup=0.1, device="cpu")
+    train = Train(steps=1000, batch=16, lr=5e-3, warmup=0.1, execution=Execution(device="cpu"))
     return PFN(features=1, context=20, width=32, layers=2, heads=2, bars=100, train=train).fit(LINE)
 
 
@@ -104,7 +104,7 @@ def test_the_prior_predictive_is_that_of_the_prior():
 
 def test_classification_beats_the_class_frequencies():
     # Paired over 200 data sets; measured 13 standard errors.
-    train = Train(steps=300, batch=16, lr=3e-3, device="cpu")
+    train = Train(steps=300, batch=16, lr=3e-3, execution=Execution(device="cpu"))
     method = PFN(features=2, classes=3, context=32, width=32, layers=2, heads=2, train=train)
     task = CLASSES.sample(TASKS, 32 + QUERIES, generator=generator(9))
     x, y, query, truth = task.x[:, :32], task.y[:, :32], task.x[:, 32:], task.y[:, 32:]
@@ -236,11 +236,14 @@ def test_many_queries_come_in_chunks():
 
 
 def stream(prior=LINE, **fields):
-    return TaskStream(PFN(**{"features": 1, "context": 50, "train": Train(batch=8, device="cpu"), **fields}), prior)
+    return TaskStream(
+        PFN(**{"features": 1, "context": 50, "train": Train(batch=8, execution=Execution(device="cpu")), **fields}),
+        prior,
+    )
 
 
 def test_a_batch_is_a_function_of_seed_step_and_part():
-    first, again, other = stream(), stream(), stream(train=Train(batch=8, device="cpu", seed=1))
+    first, again, other = stream(), stream(), stream(train=Train(batch=8, execution=Execution(device="cpu"), seed=1))
     torch.rand(3), first.batch(4, 0)  # what came before is forgotten
     assert all(torch.equal(a, b) for a, b in zip(first.batch(7, 1), again.batch(7, 1), strict=True))
     answers = [s.batch(*place)[-1] for s, *place in ((first, 7, 1), (first, 7, 0), (first, 8, 1), (other, 7, 1))]
@@ -288,7 +291,7 @@ class Own:
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
 def test_priors_of_ones_own(kind):
-    method = replace(NARROW, train=Train(steps=2, batch=4, device="cpu"))
+    method = replace(NARROW, train=Train(steps=2, batch=4, execution=Execution(device="cpu")))
     good = Own(lambda b, n: torch.rand(b, n, 2, dtype=kind), lambda b, n: torch.randn(b, n, dtype=kind))
     assert method.fit(good).head.borders.dtype == torch.float32
     wide, tall = Own(lambda b, n: torch.rand(b, n, 5), good.y), Own(good.x, lambda b, n: torch.randn(b, n, 1))

@@ -1,3 +1,4 @@
+import copy
 import itertools
 import json
 import math
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import nn
 from train_script import RECIPE, TINY, Recorder, run, squared_error, tiny_batch, tiny_network, tiny_pfn
 
 import bayesvision as bv
+from bayesvision.core.recipes import describe
 from bayesvision.io.tensors import read_tensors, write_tensors
 from bayesvision.methods.pfn.pfn import _loss
 from bayesvision.methods.pfn.tasks import TaskStream
@@ -111,9 +113,10 @@ def test_a_field_out_of_range_is_named(fields):
     ("recipe", "name"), [(Train(), "precision"), (Train(), "optimizer"), (Execution(), "sharding")]
 )
 def test_a_choice_that_is_none_is_named(recipe, name):
-    object.__setattr__(recipe, name, "float16")  # past the annotation, which the tests check too
+    changed = copy.copy(recipe)
+    object.__setattr__(changed, name, "float16")  # past the annotation, which the tests check too
     with pytest.raises(ValueError, match=f"{name} must be .* got 'float16'"):
-        recipe.__post_init__()
+        changed.__post_init__(*[None] * (6 if isinstance(recipe, Train) else 0))
 
 
 def test_the_keywords_of_before_are_taken_and_named():
@@ -279,7 +282,12 @@ def test_the_gradient_is_clipped():
         batch = lambda i, j: tiny_batch(TINY, i, j)  # noqa: E731
         log = Recorder()
         minimize(
-            network, lambda n, b: scale * squared_error(n, b), batch, replace(TINY, steps=1, clip=clip), RECIPE, log
+            network,
+            lambda n, b: scale * squared_error(n, b),
+            batch,
+            replace(TINY, steps=1, max_grad_norm=clip),
+            RECIPE,
+            log,
         )
         return torch.cat([p.grad.flatten() for p in network.parameters()]).norm().item(), log.metrics[0]["norm"]
 
@@ -434,7 +442,7 @@ def test_tied_frozen_unused_weights_and_buffers_survive_an_interruption(tmp_path
 def test_a_state_may_move_but_not_change(tmp_path, finished):
     method = {
         "method": "tiny",
-        "train": asdict(replace(TINY, execution=replace(TINY.execution, checkpoint_dir="here"))),
+        "train": describe(replace(TINY, execution=replace(TINY.execution, checkpoint_dir="here"))),
     }  # as a method's own fields hold it
     batch = lambda i, j: tiny_batch(TINY, i, j)  # noqa: E731
     here, there = tmp_path / "here", tmp_path / "there"
@@ -446,9 +454,9 @@ def test_a_state_may_move_but_not_change(tmp_path, finished):
         train,
         execution=replace(train.execution, checkpoint_dir=str(there), save_every=100, sharding="fsdp", device="auto"),
     )
-    if moved.pick_device().type == "cpu":
+    if moved.execution.pick_device().type == "cpu":
         network, log = tiny_network(), Recorder()
-        minimize(network, squared_error, batch, moved, {"method": "tiny", "train": asdict(moved)}, log)
+        minimize(network, squared_error, batch, moved, {"method": "tiny", "train": describe(moved)}, log)
         assert log.steps[0] == 9 and same(weights(network), finished[0])
     for other, recipe in [(replace(moved, lr=0.5), method), (replace(moved, seed=0), method), (moved, {"method": "b"})]:
         with pytest.raises(

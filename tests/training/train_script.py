@@ -14,17 +14,17 @@ import torch
 from torch import nn
 
 import bayesvision as bv
-import bayesvision.methods.pfn
+import bayesvision.methods.pfn.tasks
 from bayesvision.io.tensors import write_tensors
 from bayesvision.methods.pfn.pfn import _loss
 from bayesvision.methods.pfn.tasks import TaskStream
 from bayesvision.nn.set_transformer import SetTransformer
 from bayesvision.training.loop import _Objective, minimize
 from bayesvision.training.seeds import generator, seeded
-from bayesvision.training.train import Train
+from bayesvision.training.train import Execution, Train
 from priors import BayesianLinear
 
-TINY = Train(steps=40, batch=16, lr=1e-2, seed=3, device="cpu", accumulate=2)
+TINY = Train(steps=40, batch=16, lr=1e-2, seed=3, accumulate=2, execution=Execution(device="cpu"))
 RECIPE = {"method": "tiny"}
 
 
@@ -62,7 +62,7 @@ PFN = bv.PFN(context=8, width=16, layers=2, heads=2, bars=20)
 
 
 def tiny_pfn(train=TINY, log=None, steps=30):
-    with mock.patch.object(bayesvision.methods.pfn, "TARGETS", 5000):  # borders of a smaller sample
+    with mock.patch.object(bayesvision.methods.pfn.tasks, "TARGETS", 5000):  # borders of a smaller sample
         return replace(PFN, train=replace(train, steps=steps)).fit(BayesianLinear(), log)
 
 

@@ -1,0 +1,63 @@
+"""`StructuralTables`: what its tables look like, and that they are functions of the generator alone."""
+
+import pytest
+import torch
+
+from bayesvision.training.seeds import generator
+from priors import StructuralTables
+
+
+def tables(prior, count, rows=64, seed=0):
+    return [prior.sample(8, rows, generator=generator("cpu", seed, k)) for k in range(count)]
+
+
+def test_the_same_seed_gives_the_same_tables():
+    a, b = (StructuralTables((2, 5)).sample(4, 20, generator=generator("cpu", 3)) for _ in range(2))
+    assert torch.equal(a.x.nan_to_num(-1), b.x.nan_to_num(-1)) and torch.equal(a.y, b.y)
+
+
+def test_shapes_and_ranges():
+    for task in tables(StructuralTables((2, 6)), 20):
+        assert task.x.shape[:2] == (8, 64) and 2 <= task.x.shape[-1] <= 6
+        assert torch.isfinite(task.y).all() and not task.x.isinf().any()
+        assert task.categorical.shape == (8, task.x.shape[-1])
+        codes = task.x.mT[task.categorical]
+        codes = codes[~codes.isnan()]
+        assert (codes == codes.round()).all() and (codes >= 0).all()
+
+
+def test_holes_and_categories_come_as_often_as_asked():
+    def fractions(prior):
+        found = tables(prior, 40)
+        holes = torch.cat([t.x.isnan().flatten(1).any(1) for t in found]).float().mean()
+        return float(holes), float(torch.cat([t.categorical.any(1) for t in found]).float().mean())
+
+    assert fractions(StructuralTables((3, 6), holes=0.0, categories=0.0)) == (0.0, 0.0)
+    holes, categories = fractions(StructuralTables((3, 6), holes=0.5, categories=0.5))
+    assert 0.3 < holes < 0.6 and 0.25 < categories < 0.6  # 320 tables: an error of 0.03
+
+
+def test_classes_are_codes_and_differ():
+    for task in tables(StructuralTables((2, 4), classes=5), 20):
+        assert task.y.dtype == torch.int64 and task.y.min() >= 0 and task.y.max() < 5
+    sizes = torch.cat([t.y.amax(1) + 1 for t in tables(StructuralTables(3, classes=5), 20)])
+    assert len(sizes.unique()) >= 3
+
+
+def test_targets_can_be_learned():
+    """A nearest neighbour beats the mean on most tables, as it would not on noise."""
+    better = []
+    for task in tables(StructuralTables((2, 3), holes=0.0, categories=0.0), 25, rows=200):
+        x, y = task.x.double(), task.y.double()
+        x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True).clamp(min=1e-9)
+        nearest = torch.cdist(x[:, 100:], x[:, :100]).topk(5, largest=False).indices
+        guess = y[:, :100].unsqueeze(1).expand(-1, 100, -1).gather(2, nearest).mean(-1)
+        spread = (y[:, 100:] - y[:, :100].mean(1, keepdim=True)).square().mean(1)
+        better.append((guess - y[:, 100:]).square().mean(1) < spread)
+    assert torch.cat(better).float().mean() > 0.55
+
+
+@pytest.mark.parametrize("fields", [{"features": 0}, {"classes": 1}, {"holes": 1.5}, {"categories": -0.1}])
+def test_a_field_out_of_range_is_named(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        StructuralTables(**fields)

@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesvision.baselines.last_value import LastValue, LastValuePosterior, _check_noise
 from bayesvision.core.checks import check_count
 from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Normal
 
@@ -61,6 +62,7 @@ class CurveFit:
     starts: int = 1
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         if self.family not in get_args(Family):
             raise ValueError(f"family must be one of {', '.join(get_args(Family))}, got {self.family!r}")
         if not -math.inf < self.limits[0] < self.limits[1] < math.inf:

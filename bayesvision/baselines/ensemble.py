@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from bayesvision.core.checks import check_count
 from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Mixture, Normal
 from bayesvision.training.seeds import generator
@@ -72,6 +73,7 @@ class Ensemble:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         if isinstance(self.prior, type) or not isinstance(self.prior, CurvePrior):
             raise TypeError(f"prior must have the methods accepted, curve and log_prob, got {self.prior!r}")
         for name, least in (("walkers", 4), ("burn", 1), ("steps", 1), ("thin", 1), ("proposals", self.walkers)):

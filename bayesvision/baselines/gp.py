@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets, columns_of
 from bayesvision.core.data import Data
+from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Conditionable, Exported, Log
 from bayesvision.core.standardize import Standardization, statistics
 from bayesvision.distributions import Normal
@@ -62,6 +63,7 @@ class GP:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         if self.kernel not in get_args(Kernel):
             raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {self.kernel!r}")
         scales = self.lengthscale if isinstance(self.lengthscale, tuple) else (self.lengthscale,)

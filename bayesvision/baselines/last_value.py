@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Normal
 
@@ -38,6 +39,7 @@ class LastValue:
     noise: float = 0.01
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         _check_noise(self.noise)
 
     def fit(self, source: Data, log: Log | None = None) -> "LastValuePosterior":

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets, columns_of
 from bayesvision.core.data import Data
+from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Mixture, Normal
 from bayesvision.training.seeds import generator, seeded
@@ -87,6 +88,7 @@ class MCMC:
     max_tree_depth: int = 10
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         if not callable(self.program):
             raise TypeError(f"program must be a pyro model program(x, y=None), got {type(self.program).__name__}")
         for name, least in (("warmup", 1), ("draws", 8), ("chains", 1), ("max_tree_depth", 1)):

@@ -134,7 +134,7 @@ def minimize(
         group = init_distributed(device)
         if train.accumulate % group.size:
             raise ValueError(
-                f"accumulate={train.accumulate} micro-batches cannot be divided among {group.size} processes; "
+                f"accumulate={train.accumulate} micro-batches cannot be shared by {group.size} processes; "
                 f"set accumulate to a multiple of {group.size}"
             )
         run = TrainingRun(network, loss, batch, train, group)

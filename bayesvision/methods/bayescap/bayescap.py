@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayesvision.core.checks import check_count, check_inputs
-from bayesvision.core.recipes import NOT_STORED
+from bayesvision.core.recipes import NOT_STORED, convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Predictive
 from bayesvision.methods.bayescap.calibration import scale_factor
@@ -59,7 +59,7 @@ class BayesCap:
 
     net: Any = field(default=None, metadata=NOT_STORED)
     family: Family = "generalized"
-    reads: tuple[str, ...] | list[str] = ("output",)
+    reads: tuple[str, ...] = ("output",)
     shared: bool = False
     residual: bool = False
     classes: int | None = None
@@ -73,7 +73,7 @@ class BayesCap:
     train: Train = field(default_factory=lambda: Train(steps=1000, batch=16, lr=3e-3))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reads", tuple(self.reads))  # a file holds a list, and recipes are compared
+        convert_fields(self)
         for name in ("members", "draws", "depth", "crop"):
             check_count(name, getattr(self, name), 2 if name == "crop" else 1)
         for name in ("width", "classes"):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bayesvision.core.checks import check_count, check_inputs, check_prior, check_targets
 from bayesvision.core.context import KVCache
 from bayesvision.core.modules import share, split_state
-from bayesvision.core.recipes import describe, to_json
+from bayesvision.core.recipes import convert_fields, describe, to_json
 from bayesvision.core.roles import Conditionable, Exported, Log, Prior
 from bayesvision.distributions import Mixture, TruncatedTransformed
 from bayesvision.distributions.metric import MetricScale
@@ -54,7 +54,7 @@ class LCPFN:
         ValueError: a field is out of range.
     """
 
-    rows: tuple[int, int] | list[int] = (100, 100)
+    rows: tuple[int, int] = (100, 100)
     width: int = 128
     layers: int = 6
     heads: int = 4
@@ -64,11 +64,9 @@ class LCPFN:
     train: Train = field(default_factory=Train)
 
     def __post_init__(self) -> None:
+        convert_fields(self)
         for name in ("width", "layers", "heads", "readers", "components", "targets"):
             check_count(name, getattr(self, name))
-        if not isinstance(self.rows, tuple | list) or len(self.rows) != 2:
-            raise ValueError(f"rows must be a pair (least, most), got {self.rows!r}")
-        object.__setattr__(self, "rows", tuple(self.rows))  # a file holds a list, and recipes are compared
         for value in self.rows:
             check_count("rows", value, 2)
         if self.rows[0] > self.rows[1]:

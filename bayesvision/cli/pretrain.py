@@ -61,7 +61,7 @@ def _training_log(path: Path | None, steps: int) -> Iterator[Any]:
             yield _Both(_Bar(progress, steps), lines)
 
 
-METHODS = {"pfn": "PFN", "lcpfn": "LCPFN"}  # the section of a recipe -> the method whose fields it holds
+METHODS = {"pfn": "PFN", "lcpfn": "LCPFN", "table": "TablePFN"}  # the section of a recipe -> the method whose fields it holds
 
 
 class Recipe(NamedTuple):
@@ -102,7 +102,7 @@ def read_recipe(path: Path) -> Recipe:
     chosen = [name for name in METHODS if name in recipe]
     if "prior" not in recipe or set(recipe) - sections or len(chosen) > 1:
         raise ValueError(
-            f"{path}: a recipe has the sections [prior], [pfn] or [lcpfn], [train] and [execution], "
+            f"{path}: a recipe has the sections [prior], [pfn], [lcpfn] or [table], [train] and [execution], "
             f"got {', '.join(recipe) or 'none'}"
         )
     for name in sections & set(recipe):

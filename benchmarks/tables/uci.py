@@ -1,0 +1,95 @@
+"""`pfn-table`, its Gaussian process alone, an exact GP and a linear model on UCI regression with the standard splits.
+
+Each model is conditioned on --rows random training rows of each split, with all columns, and scored on the split's
+test rows, in units of the training rows' deviation.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.linear_model import BayesianRidge
+
+import bayesvision as bv
+from bayesvision import metrics
+from bayesvision.distributions import Normal
+from bayesvision.methods.tables.encoding import Encoding
+from benchmarks.common import DATA, mean_and_error, write
+
+SETS = ("concrete", "energy", "kin8nm", "naval", "power", "protein", "wine", "yacht")
+
+
+def linear(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> Normal:
+    loc, scale = x.mean(0), np.where(x.std(0) > 0, x.std(0), 1.0)
+    mean, stddev = BayesianRidge().fit((x - loc) / scale, y).predict((new - loc) / scale, return_std=True)
+    return Normal(torch.as_tensor(mean), torch.as_tensor(stddev))
+
+
+def process(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> Normal:
+    """What the network reads, without the network."""
+    a, b, c = (torch.as_tensor(v) for v in (x, y, new))
+    encoding = Encoding.of(a, b, torch.zeros(a.shape[-1], dtype=torch.bool), None, True)
+    said = encoding.predicted(c, None)
+    return Normal(encoding.y_loc + encoding.y_scale * said.mean[..., 0], encoding.y_scale * said.stddev)
+
+
+def split_scores(x, y, test, rows: int, posterior, seed: int) -> dict[str, dict[str, float]]:
+    train = np.setdiff1d(np.arange(len(y)), test)
+    train = np.random.default_rng(seed).permutation(train)[:rows]
+    a, b, new = x[train], y[train], x[test]
+    loc, scale = b.mean(), b.std()
+    b, truth = (b - loc) / scale, torch.as_tensor((y[test] - loc) / scale)
+    models = {
+        "pfn-table": lambda: posterior.condition(a, b).predict(new),
+        "its process alone": lambda: process(a, b, new),
+        "GP, MLE-II": lambda: bv.GP(kernel="matern52").fit(bv.Data(a, b)).predict(new),
+        "linear": lambda: linear(a, b, new),
+    }
+    scores = {}
+    for name, work in models.items():
+        start = time.perf_counter()
+        predictive = work()
+        seconds = time.perf_counter() - start
+        scores[name] = {
+            "nll": float(metrics.nll(predictive, truth)),
+            "crps": float(metrics.crps(predictive, truth)),
+            "coverage 90 %": float(metrics.coverage(predictive, truth, 0.9)),
+            "seconds": seconds,
+        }
+    return scores
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="pfn-table")
+    parser.add_argument("--rows", type=int, nargs="+", default=[30, 200])
+    parser.add_argument("--splits", type=int, default=5)
+    parser.add_argument("--test", type=int, default=500, help="Greatest number of test rows of a split.")
+    parser.add_argument("--data", type=Path, default=DATA / "uci")
+    a = parser.parse_args()
+    if not a.data.is_dir():
+        print(f"no data at {a.data}; give the folder of the UCI sets with --data")
+        return
+    torch.set_num_threads(1)
+    posterior = bv.load(a.model) if Path(a.model).is_file() else bv.pretrained(a.model)
+    lines = []
+    for rows in a.rows:
+        for name in SETS:
+            with np.load(a.data / f"{name}.npz") as file:
+                x, y, tests = file["X"].astype(float), file["y"].astype(float), file["test_index"]
+            found = [split_scores(x, y, test[: a.test], rows, posterior, k) for k, test in enumerate(tests[: a.splits])]
+            for model in found[0]:
+                line: dict[str, str | float] = {"rows": rows, "set": name, "model": model}
+                for metric in ("nll", "crps"):
+                    line[metric], line[f"{metric} error"] = mean_and_error([f[model][metric] for f in found])
+                line["coverage 90 %"] = round(float(np.mean([f[model]["coverage 90 %"] for f in found])), 3)
+                line["seconds"] = float(f"{np.mean([f[model]['seconds'] for f in found]):.3g}")
+                lines.append(line)
+                print(line, flush=True)
+    write("tables/uci", {"splits": a.splits, "uci": lines})
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ __all__ = [
     "as_tensor",
     "check_classes",
     "check_count",
+    "check_draw",
     "check_inputs",
     "check_prior",
     "check_targets",
@@ -46,6 +47,24 @@ def check_prior(source: Any) -> Prior:
             f"source must be a prior, an object with a method sample(batch, rows, *, generator), got {got}"
         ) from None
     return source
+
+
+def check_draw(prior: Any, x: Tensor, y: Tensor, batch: tuple[int, ...], missing: bool = False) -> None:
+    """Refuse what a prior drew where it is not finite; `missing` allows NaN in x.
+
+    Raises:
+        ValueError: it names the prior, the batch (step, micro-batch) and the first entry at fault.
+    """
+    for name, values in (("x", x), ("y", y)):
+        if not values.is_floating_point():
+            continue
+        wrong = values.isinf() if missing and name == "x" else ~values.isfinite()
+        if wrong.any():
+            place = wrong.nonzero()[0].tolist()
+            raise ValueError(
+                f"the prior {type(prior).__name__} drew {name}{place} = {values[tuple(place)].item()} "
+                f"in the batch {batch}; training needs finite numbers, so mend its sample"
+            )
 
 
 def columns_of(x: Any) -> tuple[str, ...] | None:

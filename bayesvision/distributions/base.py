@@ -1,5 +1,6 @@
 """The two abstract predictive distributions: `Continuous` and `Discrete`."""
 
+import functools
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
@@ -18,8 +19,15 @@ class Continuous(td.Distribution):
     """A distribution over the whole real line, one marginal for every element of `batch_shape`.
 
     A family states `log_prob`, `cdf`, `icdf`, `mean`, `variance`, `rsample` and two expectations,
-    `E|Y - y|` and `E|Y - Y'|`; the rest is derived here, once.
+    `E|Y - y|` and `E|Y - Y'|`; the rest is derived here, once. Values may be numbers, arrays and tensors alike.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in ("log_prob", "cdf", "expected_absolute_error", "crps", "probability_above", "expected_improvement"):
+            method = getattr(cls, name)
+            if not getattr(method, "__isabstractmethod__", False) and not hasattr(method, "takes_numbers"):
+                setattr(cls, name, _taking_numbers(method))
 
     @abstractmethod
     def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
@@ -78,8 +86,26 @@ class Continuous(td.Distribution):
         value = self._value(threshold)
         return ((self.expected_absolute_error(value) + self.mean - value) / 2).clamp(min=0)
 
-    def _value(self, value: float | Tensor) -> Tensor:
+    def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log E max(Y - threshold, 0), an acquisition whose gradient does not vanish (Ament et al. 2023, arXiv
+        2310.20708); closed for normals and their mixtures, elsewhere the logarithm of `expected_improvement`.
+        """
+        return self.expected_improvement(threshold).log()
+
+    def _value(self, value: Any) -> Tensor:
         return torch.as_tensor(value, dtype=self.mean.dtype, device=self.mean.device)
+
+
+def _taking_numbers(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`method` with a first argument that may be a number or an array."""
+
+    @functools.wraps(method)
+    def taking(self: Any, value: Any, *more: Any, **named: Any) -> Tensor:
+        value = value if isinstance(value, Tensor) else self._value(value)
+        return method(self, value, *more, **named)
+
+    taking.takes_numbers = True  # pyright: ignore[reportFunctionMemberAccess]
+    return taking
 
 
 class LocationFamily(Continuous):

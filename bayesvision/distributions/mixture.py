@@ -58,6 +58,16 @@ class Mixture(Continuous, td.MixtureSameFamily):
         above = self.component_distribution.probability_above(self._value(threshold).unsqueeze(-1))
         return (self.weights * above).sum(-1)
 
+    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """Weighted mean of the components' E max(Y_k - threshold, 0)."""
+        gain = self.component_distribution.expected_improvement(self._value(threshold).unsqueeze(-1))
+        return (self.weights * gain).sum(-1)
+
+    def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log sum_k w_k E max(Y_k - threshold, 0)."""
+        gain = self.component_distribution.log_expected_improvement(self._value(threshold).unsqueeze(-1))
+        return (self.mixture_distribution.logits + gain).logsumexp(-1)
+
     def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """Weighted mean of the components' E|Y_k - y|."""
         return (self.weights * self.component_distribution.expected_absolute_error(value.unsqueeze(-1))).sum(-1)

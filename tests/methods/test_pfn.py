@@ -9,6 +9,7 @@ import scipy.stats
 import torch
 from torch.nn.functional import one_hot
 
+import bayesvision as bv
 from bayesvision import PFN, Execution, Train
 from bayesvision.core.standardize import statistics
 from bayesvision.methods.pfn.pfn import CHUNK
@@ -321,3 +322,31 @@ def test_padding_of_a_mixtures_narrower_members_is_no_column():
     assert 0 < narrow.sum() < size
     torch.testing.assert_close(x[narrow], 4 * task.x[narrow, :context])  # scaled by features / used
     torch.testing.assert_close(x[~narrow], task.x[~narrow, :context])
+
+
+def test_columns_that_are_constant_in_the_context_do_not_count():
+    network = bv.pretrained("pfn-gp")
+    source = generator(3)
+    x, new = (torch.rand(n, 1, generator=source, dtype=torch.float64) for n in (40, 9))
+    y = (12 * x[:, 0]).sin()
+    alone = network.condition(x, y).predict(new)
+
+    def beside(values):
+        return torch.cat([torch.full((len(values), 2), 3.0).double(), values, torch.ones(len(values), 2).double()], -1)
+
+    found = network.condition(beside(x), y).predict(beside(new))
+    assert torch.equal(found.mean, alone.mean) and torch.equal(found.stddev, alone.stddev)
+
+
+class Broken:
+    """A prior that draws one NaN."""
+
+    def sample(self, batch, rows, *, generator):
+        task = BayesianLinear().sample(batch, rows, generator=generator)
+        task.y[0, 1] = torch.nan
+        return task
+
+
+def test_a_prior_that_draws_nan_is_named():
+    with pytest.raises(ValueError, match=r"the prior Broken drew y\[0, 1\] = nan in the batch \(\d+, 0\)"):
+        NARROW.fit(Broken())

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesvision.core.checks import check_draw
 from bayesvision.core.roles import Prior
 from bayesvision.training.seeds import generator
 
@@ -46,6 +47,7 @@ class TaskStream:
                 f"the prior must draw epochs x [{size}, {rows}, 1] and values y [{size}, {rows}], "
                 f"got {list(task.x.shape)} and {list(task.y.shape)}"
             )
+        check_draw(self.prior, task.x, task.y, (step, part))
         prefixes = torch.arange(rows, device=self.device)
         # the empty prefix and the short ones once more: they are few, and there is most to learn from each
         prefixes = torch.cat([prefixes.new_zeros(-(-rows // EMPTY)), prefixes[: rows // 3], prefixes])

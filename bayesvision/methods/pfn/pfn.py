@@ -15,7 +15,7 @@ from bayesvision.core.recipes import convert_fields, describe
 from bayesvision.core.roles import Conditionable, Exported, Log, Prior
 from bayesvision.core.standardize import Standardization
 from bayesvision.distributions import Bar, Categorical
-from bayesvision.methods.pfn.tasks import TaskStream, network_inputs, network_targets
+from bayesvision.methods.pfn.tasks import TaskStream, context_inputs, network_targets
 from bayesvision.nn.heads import BarHead, CategoricalHead
 from bayesvision.nn.set_transformer import SetTransformer
 from bayesvision.training.loop import minimize
@@ -196,7 +196,7 @@ class PFNPosterior(Conditionable):
         assert self.x is not None and self.y is not None
         scaler = self.method.standardization(self.x, self.y)
         kind = self.network.prior_token.dtype
-        inputs = network_inputs(self.x, scaler, self.method.features).to(kind)
+        inputs = context_inputs(self.x, self.x, scaler, self.method.features).to(kind)
         cache = self.network.encode(inputs, network_targets(self.y, scaler, self.method.classes).to(kind))
         self.memory.store(cache)
 
@@ -223,7 +223,7 @@ class PFNPosterior(Conditionable):
                 f"got {tuple(x.shape[:-2])}"
             ) from None
         scaler = self.method.standardization(seen, seen[..., 0] if self.y is None else self.y)
-        inputs = network_inputs(x, scaler, self.method.features).to(kind)
+        inputs = context_inputs(x, seen, scaler, self.method.features).to(kind)
         cache = self._cache(inputs)
         chunk = max(1, CHUNK // max(1, math.prod(x.shape[:-2])))
         raw = torch.cat([self.network.decode(part, cache).to(wide) for part in inputs.split(chunk, -2)], -2)

@@ -8,13 +8,13 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from bayesvision.core.checks import check_classes
+from bayesvision.core.checks import check_classes, check_draw
 from bayesvision.core.roles import Prior
 from bayesvision.core.standardize import Standardization
 from bayesvision.distributions import Bar
 from bayesvision.training.seeds import generator
 
-__all__ = ["TaskStream", "network_inputs", "network_targets"]
+__all__ = ["TaskStream", "context_inputs", "network_inputs", "network_targets"]
 
 EMPTY = 0.1  # probability of an empty context, so that the prior predictive is learned too
 TARGETS = 1_000_000  # sample that the borders are quantiles of
@@ -33,6 +33,21 @@ def network_inputs(
     given = x.shape[-1]
     scaled = scaler.inputs(x) * (features / (given if used is None else used))
     return pad(scaled.clamp(-FAR, FAR), (0, features - given))
+
+
+def context_inputs(
+    x: Float[Tensor, "*batch rows given"], seen: Float[Tensor, "*batch n given"], scaler: Standardization, features: int
+) -> Float[Tensor, "*batch rows features"]:
+    """`network_inputs` where columns that do not vary in the context `seen` count no more than those not given."""
+    varies = torch.ones_like(seen[..., :1, :], dtype=torch.bool)
+    if seen.shape[-2] > 1:
+        varies = (seen != seen[..., :1, :]).any(-2, keepdim=True)
+    if bool(varies.all()):
+        return network_inputs(x, scaler, features)
+    order = (~varies).to(torch.int8).argsort(dim=-1, stable=True)  # those that vary first, as in training
+    used = varies.sum(-1, keepdim=True).clamp(min=1).to(x)
+    scaled = torch.where(varies, scaler.inputs(x), 0.0).gather(-1, order.expand(x.shape)) * (features / used)
+    return pad(scaled.clamp(-FAR, FAR), (0, features - x.shape[-1]))
 
 
 def network_targets(
@@ -82,6 +97,7 @@ class TaskStream:
                 f"the prior must draw x [{size}, {rows}, features] and y [{size}, {rows}], "
                 f"got {list(x.shape)} and {list(y.shape)}"
             )
+        check_draw(self.prior, x, y, (step, part))
         x = x.float()
         if x.shape[-1] > method.features:
             raise ValueError(f"features={method.features} is less than the {x.shape[-1]} columns that the prior draws")

@@ -152,7 +152,9 @@ def _nodes(draws: Draws, roots: Float[Tensor, "batch rows count"]) -> Float[Tens
             _wave(draws, pre),
             _tree(draws, h),
         ]
-        probabilities = torch.tensor([0.22, 0.13, 0.13, 0.08, 0.1, 0.17, 0.17], device=h.device).cumsum(0)
+        probabilities = torch.tensor(
+            [0.22, 0.13, 0.13, 0.08, 0.1, 0.17, 0.17], device=h.device, dtype=torch.float32
+        ).cumsum(0)
         kind = torch.bucketize(draws.uniform(1, WIDTH), probabilities).clamp(max=len(kinds) - 1)
         value = torch.stack(kinds, -1).gather(-1, kind.expand(-1, h.shape[1], -1).unsqueeze(-1)).squeeze(-1)
         noise = draws.log_uniform(1, WIDTH, low=1e-3, high=0.7) * draws.happens(1, WIDTH, p=0.5)

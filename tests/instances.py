@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from bayesvision import GP, LCPFN, MCMC, PFN, BayesCap, Data, Execution, MetricScale, Train
+from bayesvision import GP, LCPFN, MCMC, PFN, BayesCap, Data, Execution, MetricScale, TablePFN, Train
 from bayesvision.training.seeds import generator
 from priors import BayesianLinear, LearningCurves, RandomNetwork, programs
 
@@ -146,12 +146,21 @@ CURVES = LCPFN(
     components=4,
     train=Train(steps=30, batch=2, lr=1e-2, execution=Execution(device="cpu")),
 )
+TABLES = {"columns": 4, "context": 32, "width": 16, "layers": 1, "heads": 2, "train": TRAIN}
 CAP = {"reads": ("output", "input"), "width": 8, "depth": 1, "train": TRAIN}
 INSTANCES = (
     Instance("pfn", network(), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance("pfn-standardize", network(standardize=True), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance(
         "pfn-classes", network(classes=3), frozenset({CONDITIONABLE, STORABLE}), RandomNetwork(FEATURES, classes=3), 3
+    ),
+    Instance("tables", TablePFN(components=3, **TABLES), frozenset({CONDITIONABLE, STORABLE}), LINE),
+    Instance(
+        "tables-classes",
+        TablePFN(classes=3, **TABLES),
+        frozenset({CONDITIONABLE, STORABLE}),
+        RandomNetwork(FEATURES, classes=3),
+        3,
     ),
     CurveInstance("lcpfn", CURVES, frozenset({CONDITIONABLE, STORABLE}), LearningCurves()),
     CurveInstance(

@@ -104,7 +104,7 @@ def _taking_numbers(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
         value = value if isinstance(value, Tensor) else self._value(value)
         return method(self, value, *more, **named)
 
-    taking.takes_numbers = True  # pyright: ignore[reportFunctionMemberAccess]
+    taking.__dict__["takes_numbers"] = True
     return taking
 
 

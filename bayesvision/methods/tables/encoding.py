@@ -56,7 +56,7 @@ class Encoding(NamedTuple):
         floor = 1e-12 * values.abs().amax(-2, keepdim=True) if x.shape[-2] else torch.zeros_like(loc)
         scale = torch.where(square.sqrt() > floor, square.sqrt(), torch.ones_like(square))
         frequency = (_levels(x) * there.unsqueeze(-1)).sum(-3) / max(1, x.shape[-2])
-        missing = 1 - there.sum(-2, keepdim=True) / max(1, x.shape[-2])
+        missing = 1 - there.to(x).sum(-2, keepdim=True) / max(1, x.shape[-2])
         y_loc, y_scale = y.new_zeros(*y.shape[:-1], 1).to(x), y.new_ones(*y.shape[:-1], 1).to(x)
         if classes is not None:
             y_loc = one_hot(y, classes).to(x).sum(-2) / max(1, x.shape[-2])

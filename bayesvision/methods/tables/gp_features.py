@@ -107,7 +107,7 @@ def fit_process(
         moved = []
         for k, (value, gradient) in enumerate(zip(hyper, _gradients(hyper, x, y), strict=True)):
             turn = gradient * last[k]
-            factor = torch.where(turn > 0, GROWTH, torch.where(turn < 0, DECAY, 1.0))
+            factor = torch.ones_like(turn).masked_fill(turn > 0, GROWTH).masked_fill(turn < 0, DECAY)
             sizes[k] = (sizes[k] * factor).clamp(SHORTEST, LONGEST)
             last[k] = torch.where(turn < 0, torch.zeros_like(gradient), gradient)  # and the next step starts afresh
             moved.append(value - sizes[k] * torch.tanh(STEEP * last[k]))

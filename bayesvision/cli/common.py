@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from bayesvision.methods.pfn.pfn import PFNPosterior
+    pass
 
 __all__ = ["FILE", "Command", "build_prior", "check_output", "construct", "open_model", "show", "timed", "waiting"]
 
@@ -98,13 +98,18 @@ def check_output(path: Path, *inputs: Path | str | None) -> None:
         raise ValueError(f"{path} is read and would be overwritten; write to another file")
 
 
-def open_model(model: str) -> "PFNPosterior":
-    """A PFN for regression, shipped under a name or kept in a file; rows in the file are left out."""
+def open_model(model: str, tables: bool = False) -> Any:
+    """A PFN for regression, shipped under a name or kept in a file; rows in the file are left out.
+
+    With `tables`, networks for tables are taken too.
+    """
     from bayesvision.io.checkpoints import find
     from bayesvision.methods.pfn.pfn import PFNPosterior
+    from bayesvision.methods.tables.tables import TablePFNPosterior
 
     posterior = find(model)
-    if not isinstance(posterior, PFNPosterior) or posterior.method.classes is not None:
+    kinds = (PFNPosterior, TablePFNPosterior) if tables else (PFNPosterior,)
+    if not isinstance(posterior, kinds) or posterior.method.classes is not None:
         raise ValueError(f"{model!r} is not a PFN for regression")
     return posterior
 

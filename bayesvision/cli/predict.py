@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from bayesvision.distributions import Continuous
     from bayesvision.io.tables import Table
-    from bayesvision.methods.pfn.pfn import PFNPosterior
 
 __all__ = ["predict"]
 
@@ -61,7 +60,7 @@ def predict(
     table = read_csv(train)
     _check_table(table, target, keep_duplicates)
     seen, y, unseen, truth = _split_rows(table, target, test, seed)
-    posterior = open_model(model)
+    posterior = open_model(model, tables=True)
     seen, y = _limit(seen, y, posterior, subsample, seed)
 
     results: dict[str, tuple[Continuous, float]] = {}
@@ -124,13 +123,11 @@ def _split_rows(
     return x, y, new.select(x.columns), truth
 
 
-def _limit(
-    seen: "Table", y: "np.ndarray", posterior: "PFNPosterior", subsample: bool, seed: int
-) -> "tuple[Table, np.ndarray]":
+def _limit(seen: "Table", y: "np.ndarray", posterior: Any, subsample: bool, seed: int) -> "tuple[Table, np.ndarray]":
     import numpy as np
 
-    limit, most = posterior.method.context, posterior.method.features
-    if len(seen.columns) > most:
+    limit, most = posterior.method.context, getattr(posterior.method, "features", None)
+    if most is not None and len(seen.columns) > most:
         raise ValueError(
             f"{seen.source}: {len(seen.columns)} columns to learn from, and the model was trained for at most {most}; "
             "keep the most useful ones, or pretrain a model with more features"
@@ -216,7 +213,7 @@ def _plot(
     files: contextlib.ExitStack,
     path: Path,
     results: "dict[str, tuple[Continuous, float]]",
-    posterior: "PFNPosterior",
+    posterior: Any,
     seen: "Table",
     y: "np.ndarray",
     unseen: "Table",

@@ -10,12 +10,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from bayesvision.distributions import Continuous
 from bayesvision.io.checkpoints import find
 from bayesvision.methods.pfn.pfn import PFNPosterior
+from bayesvision.methods.tables.tables import TablePFNPosterior
 
 __all__ = ["PFNRegressor"]
 
 
 class PFNRegressor(RegressorMixin, BaseEstimator):
     """A pretrained PFN for regression as a scikit-learn estimator; `fit` conditions it, nothing is trained.
+
+    A network for tables, such as "pfn-table", takes NaN for a missing value and any number of columns.
 
     Args:
         model: a shipped name, or a checkpoint file.
@@ -36,9 +39,12 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
             ValueError: values that are not numbers, a constant target, a model that is no PFN for regression, or more
                 columns or rows than it was trained for.
         """
-        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         posterior = find(self.model)
-        if not isinstance(posterior, PFNPosterior) or posterior.method.classes is not None:
+        finite = "allow-nan" if isinstance(posterior, TablePFNPosterior) else True
+        X, y = validate_data(
+            self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2, ensure_all_finite=finite
+        )
+        if not isinstance(posterior, PFNPosterior | TablePFNPosterior) or posterior.method.classes is not None:
             raise ValueError(f"model must be a PFN for regression, got {self.model!r}")
         limit = posterior.method.context
         if self.subsample and len(y) > limit:
@@ -54,7 +60,8 @@ class PFNRegressor(RegressorMixin, BaseEstimator):
     def predict_distribution(self, X: Any) -> Continuous:
         """Predictive distribution of every row."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
+        finite = "allow-nan" if isinstance(self.posterior_, TablePFNPosterior) else True
+        X = validate_data(self, X, dtype=np.float64, reset=False, ensure_all_finite=finite)
         with torch.no_grad():
             predictive = self.posterior_.predict(X)
         assert isinstance(predictive, Continuous)  # fit took a network for regression

@@ -312,3 +312,15 @@ def test_the_card_holds_the_prior(tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     assert run("pretrain", recipe, "--out", out).exit_code == 0
     assert bv.load(out).metadata["prior"] == {"name": "GaussianProcess", **vars(GaussianProcess(lengthscale=0.3))}
+
+
+def test_a_network_for_tables_takes_more_columns(tmp_path):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 12))
+    header = ",".join([*(f"c{k}" for k in range(12)), "y"])
+    np.savetxt(tmp_path / "t.csv", np.column_stack([x, x[:, 0] - x[:, 1]]), delimiter=",", header=header, comments="")
+    result = run("predict", tmp_path / "t.csv", "--target", "y", "--model", "pfn-table", "--out", tmp_path / "p.csv")
+    assert result.exit_code == 0, result.output
+    found = read_csv(tmp_path / "p.csv")
+    error = found.values[:, found.columns.index("mean")] - found.values[:, found.columns.index("target")]
+    assert np.sqrt(np.mean(error**2)) < 0.3

@@ -54,3 +54,15 @@ def test_bad_input(model, line, tmp_path):
     bv.save(classes.fit(RandomNetwork(classes=2)), tmp_path / "classes.safetensors")
     with pytest.raises(ValueError, match="regression"):
         PFNRegressor(str(tmp_path / "classes.safetensors")).fit(x[:5], y[:5])
+
+
+def test_a_network_for_tables_takes_holes_and_many_columns():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 12))
+    y = x[:, 0] - x[:, 3]
+    x[rng.random(x.shape) < 0.05] = np.nan
+    fitted = PFNRegressor("pfn-table").fit(x[:45], y[:45])
+    assert np.isfinite(fitted.predict(x[45:])).all()
+    assert fitted.score(x[45:], y[45:]) > 0.5
+    with pytest.raises(ValueError, match="NaN"):
+        PFNRegressor("pfn-gp").fit(x[:45, :8], y[:45])

@@ -158,3 +158,14 @@ def test_more_classes_than_the_network_has_are_refused(classes):
 def test_a_prior_with_more_columns_than_the_network_is_refused():
     with pytest.raises(ValueError, match=r"columns=2 .* 5 columns"):
         bv.TablePFN(**{**SMALL, "columns": 2}, train=TRAIN).fit(BayesianLinear(5))
+
+
+def test_the_shipped_network_is_sharp_and_calibrated_on_linear_tables():
+    network = bv.pretrained("pfn-table")
+    task = BayesianLinear(6, noise=0.01).sample(30, 60, generator=generator("cpu", 8))
+    x, y = task.x.double(), task.y.double()
+    law, truth = network.condition(x[:, :40], y[:, :40]).predict(x[:, 40:]), y[:, 40:]
+    assert ((law.mean - truth).square().mean(-1) / truth.var(-1)).median() < 0.05
+    low, high = law.interval(0.9)
+    inside = ((low < truth) & (truth < high)).double().mean(-1)
+    assert abs(inside.mean() - 0.9) < 4 * inside.std() / 30**0.5 + 0.02

@@ -88,7 +88,7 @@ def main() -> None:
                 line["seconds"] = float(f"{np.mean([f[model]['seconds'] for f in found]):.3g}")
                 lines.append(line)
                 print(line, flush=True)
-    write("tables/uci", {"splits": a.splits, "uci": lines})
+    write("tables/tables_uci", {"splits": a.splits, "uci": lines})
 
 
 if __name__ == "__main__":

@@ -43,4 +43,4 @@ demo: setup  ## the main job on real data: demo/fit.png and a table
 		--out demo/predictions.csv --plot demo/fit.png --compare gp,nuts
 
 clean:
-	rm -rf $(VENV) build dist demo docs/_build docs/gallery docs/api .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo docs/_build docs/gallery docs/reference/api .pytest_cache .ruff_cache

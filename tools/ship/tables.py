@@ -38,7 +38,7 @@ def measure(posterior: TablePFNPosterior, tables: int) -> list[dict[str, float]]
                 law, truth = posterior.condition(x[:rows], y[:rows]).predict(x[rows:]), y[rows:]
                 if classes is not None:
                     known = truth <= int(y[:rows].max())
-                    ours.append(-law.log_prob(truth[known]).mean())
+                    ours.append(-law.log_prob(truth.clamp(max=int(y[:rows].max())))[known].mean())
                     frequency = (torch.bincount(y[:rows]) + 1).double()
                     other.append(-(frequency / frequency.sum()).log()[truth[known]].mean())
                     inside.append((law.class_probs.argmax(-1) == truth).double().mean())

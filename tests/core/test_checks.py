@@ -22,7 +22,8 @@ BAD_NUMBERS = st.sampled_from([float("nan"), float("inf"), -float("inf"), 1.1e30
 
 
 # bad curves are in test_lcpfn.py, and what a network said is no table
-TABLES = [i for i in INSTANCES if not isinstance(i, CurveInstance | CapInstance)]
+# networks for tables take text and NaN: tests/methods/tables
+TABLES = [i for i in INSTANCES if not isinstance(i, CurveInstance | CapInstance) and "tables" not in i.name]
 
 
 def each(instances):

@@ -36,7 +36,7 @@ def network_inputs(
 
 
 def context_inputs(
-    x: Float[Tensor, "*batch rows given"], seen: Float[Tensor, "*batch n given"], scaler: Standardization, features: int
+    x: Float[Tensor, "*batch rows given"], seen: Float[Tensor, "*seen n given"], scaler: Standardization, features: int
 ) -> Float[Tensor, "*batch rows features"]:
     """`network_inputs` where columns that do not vary in the context `seen` count no more than those not given."""
     varies = torch.ones_like(seen[..., :1, :], dtype=torch.bool)

@@ -320,6 +320,8 @@ def named_classes(y: Any) -> tuple[list[str], list[str] | None]:
         return [], None
     array = np.asarray(y)
     array = array.reshape(len(array)) if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.ndim != 1:
+        return [], None
     text = array.dtype.kind in "US" or (array.dtype == object and any(isinstance(v, str) for v in array.flat))
     if not text and array.dtype.kind != "b":
         return [], None

@@ -7,12 +7,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["FILE", "Command", "build_prior", "check_output", "construct", "open_model", "show", "timed", "waiting"]
 

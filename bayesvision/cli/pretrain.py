@@ -61,11 +61,7 @@ def _training_log(path: Path | None, steps: int) -> Iterator[Any]:
             yield _Both(_Bar(progress, steps), lines)
 
 
-METHODS = {
-    "pfn": "PFN",
-    "lcpfn": "LCPFN",
-    "table": "TablePFN",
-}  # the section of a recipe -> the method whose fields it holds
+METHODS = {"pfn": "PFN", "lcpfn": "LCPFN", "table": "TablePFN"}  # section of a recipe -> method whose fields it holds
 
 
 class Recipe(NamedTuple):

@@ -130,14 +130,17 @@ def _split(train: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 @click.option("--out", type=FILE, required=True, help="The checkpoint to write.")
 @click.option("--resume", is_flag=True, help="Go on from the state that an earlier run left, if any.")
 @click.option("--log", type=FILE, help="Append metrics to this file, one JSON object a line.")
+@click.option("--from", "start", type=FILE, help="Go on from the weights of this checkpoint, with a new schedule.")
 @click.option("--half", is_flag=True, help="Store the weights in float16.")
-def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, half: bool) -> None:
-    """Train a PFN or an LC-PFN on the prior of RECIPE (TOML); works under torchrun as well."""
+def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, start: Path | None, half: bool) -> None:
+    """Train a PFN, LC-PFN or TablePFN on the prior of RECIPE (TOML); works under torchrun as well."""
     import os
     import shutil
 
     check_output(out, recipe, log)
     plan = read_recipe(recipe)
+    if start is not None:
+        plan.train["start"] = str(start)
     import torch
 
     import bayesvision as bv

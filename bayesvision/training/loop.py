@@ -15,6 +15,7 @@ from bayesvision.core.roles import Log
 from bayesvision.training.distributed import Group, gather, init_distributed, no_sync, wrap
 from bayesvision.training.optimizers import Optimizers
 from bayesvision.training.seeds import generator, seed_current, seeded
+from bayesvision.training.start import Start
 from bayesvision.training.state import TrainingState
 from bayesvision.training.train import Train
 
@@ -115,17 +116,21 @@ def minimize(
     train: Train,
     recipe: dict[str, Any],
     log: Log | None = None,
-) -> dict[str, float]:
-    """Train `network` in place and return what it cost.
+    drawn: dict[str, int] | None = None,
+) -> dict[str, Any]:
+    """Train `network` in place and return what it cost, the runs before a `train.start` included.
 
     Args:
         loss: mean loss of one micro-batch, `loss(network, batch)`.
         batch: micro-batch j of step i as a pure function `batch(i, j)` of both, on the training device.
         recipe: what identifies the run; a training state of another recipe is refused.
         log: receives loss, lr, gradient norm, seconds and the fraction of time spent on batches.
+        drawn: what the whole run draws, such as its number of tasks, told with the cost.
 
     Raises:
-        ValueError: the number of processes does not divide `train.accumulate`, or the folder holds another run.
+        FileNotFoundError: `train.start` is no file.
+        ValueError: the number of processes does not divide `train.accumulate`, the folder holds another run, or
+            `train.start` another network.
         FloatingPointError: the loss or its gradient is not finite.
         SystemExit: with code 0, after saving, when the process was sent SIGTERM and there is a folder to save in.
     """
@@ -137,13 +142,15 @@ def minimize(
                 f"accumulate={train.accumulate} micro-batches cannot be shared by {group.size} processes; "
                 f"set accumulate to a multiple of {group.size}"
             )
+        before = Start.of(network, train, recipe)
         run = TrainingRun(network, loss, batch, train, group)
         state = TrainingState(network, run.optimizers, group, train, recipe)
         with _terminations(state.path is not None) as caught:
             seconds = _loop(run, state, caught, log)
         gather(network)
         network.eval()
-        return {"steps": train.steps, "seconds": round(seconds, 1), "processes": group.size}
+        cost = {**(drawn or {}), "steps": train.steps, "seconds": round(seconds, 1), "processes": group.size}
+        return before.added(cost)
 
 
 def _loop(run: TrainingRun, state: TrainingState, caught: list[int], log: Log | None) -> float:

@@ -227,7 +227,7 @@ def test_units_come_before_the_data():
         ({"width": 30, "heads": 4}, "multiple of heads"),
         ({"rows": (1, 5)}, "at least 2"),
         ({"rows": (9, 5)}, "pair"),
-        ({"rows": 5}, "pair"),
+        ({"rows": 5}, "tuple of 2 entries"),
         ({"components": 0}, "components"),
     ],
 )

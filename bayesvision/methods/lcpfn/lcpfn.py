@@ -84,9 +84,9 @@ class LCPFN:
         stream = TaskStream(self, check_prior(source))
         posterior = self.untrained()
         recipe = {"method": describe(self), "prior": describe(source)}
-        cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log)
+        cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log, {"curves": stream.curves()})
         size = sum(p.numel() for p in posterior.network.parameters())
-        posterior.metadata = {"prior": describe(source), "parameters": size, "curves": stream.curves(), **cost}
+        posterior.metadata = {"prior": describe(source), "parameters": size, **cost}
         return posterior.requires_grad_(False)
 
     def untrained(self) -> "LCPFNPosterior":

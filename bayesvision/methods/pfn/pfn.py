@@ -83,9 +83,9 @@ class PFN:
         stream = TaskStream(self, check_prior(source))
         posterior = self.untrained(stream.borders() if self.classes is None else None)
         recipe = {"method": describe(self), "prior": describe(source)}
-        cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log)
+        cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log, {"tasks": stream.tasks()})
         size = sum(p.numel() for p in posterior.network.parameters())
-        posterior.metadata = {"prior": describe(source), "parameters": size, "tasks": stream.tasks(), **cost}
+        posterior.metadata = {"prior": describe(source), "parameters": size, **cost}
         return posterior.requires_grad_(False)
 
     def standardization(self, x: Float[Tensor, "*batch n features"], y: Shaped[Tensor, "*batch n"]) -> Standardization:

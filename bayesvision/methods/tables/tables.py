@@ -95,9 +95,9 @@ class TablePFN:
         stream = TableStream(check_prior(source), self.columns, self.classes, self.context, self.process, self.train)
         posterior = self.untrained()
         recipe = {"method": describe(self), "prior": describe(source)}
-        cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log)
+        cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log, {"tasks": stream.tasks()})
         size = sum(p.numel() for p in posterior.network.parameters())
-        posterior.metadata = {"prior": describe(source), "parameters": size, "tasks": stream.tasks(), **cost}
+        posterior.metadata = {"prior": describe(source), "parameters": size, **cost}
         return posterior.requires_grad_(False)
 
     def untrained(self) -> "TablePFNPosterior":

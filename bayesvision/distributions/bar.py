@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from bayesvision.distributions.base import Continuous
+from bayesvision.distributions.normal import log_gain
 
 __all__ = ["Bar"]
 
@@ -119,12 +120,11 @@ class Bar(Continuous):
         new._validate_args = self._validate_args
         return new
 
-    # Bars in standard units. Sums of many small probabilities run in float64.
+    def _at(self, index: tuple[Any, ...]) -> Self:
+        new = (self.logits[(*index, slice(None))], self.borders, self.loc[index], self.scale[index])
+        return type(self)(*new, validate_args=False)
 
-    @property
-    def bars(self) -> int:
-        """Number of bars."""
-        return self.logits.shape[-1]
+    # Bars in standard units. Sums of many small probabilities run in float64.
 
     @property
     def probs(self) -> Float[Tensor, "*batch bars"]:
@@ -188,7 +188,9 @@ class Bar(Continuous):
         index = torch.bucketize(z.detach().contiguous(), b[1:-1])
         share = (z - b[index]) / (b[index + 1] - b[index])
         share = torch.where(index == 0, torch.erfc((b[1] - z).clamp(min=0) / left / math.sqrt(2)), share)
-        share = torch.where(index == self.bars - 1, torch.erf((z - b[-2]).clamp(min=0) / right / math.sqrt(2)), share)
+        share = torch.where(
+            index == self.logits.shape[-1] - 1, torch.erf((z - b[-2]).clamp(min=0) / right / math.sqrt(2)), share
+        )
         return (self._pick(below, index) + self._pick(p, index) * share).clamp(0, 1).to(self._dtype)
 
     def icdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
@@ -204,7 +206,7 @@ class Bar(Continuous):
         share = ((u - self._pick(below, index)) / mass).clamp(0, 1)
         rest = ((1 - u - self._pick(above, index)) / mass).clamp(0, 1)
         b, left, right = self._frame()
-        first, last = index == 0, index == self.bars - 1
+        first, last = index == 0, index == self.logits.shape[-1] - 1
         z = b[index] + share * (b[index + 1] - b[index])
         # outside its tail ndtri sees 1/2, so that its gradient is finite where it is not used
         z = torch.where(first, b[1] + left * torch.special.ndtri(share.where(first, 1) / 2), z)
@@ -219,6 +221,46 @@ class Bar(Continuous):
     def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """P(Y > threshold) as the reflected distribution's cdf, accurate in the upper tail too."""
         return self.affine(0.0, -1.0).cdf(-self._value(threshold))
+
+    def log_cdf(self, value: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log P(Y <= value), the reflected distribution's `log_probability_above`."""
+        return self.affine(0.0, -1.0).log_probability_above(-self._value(value))
+
+    def log_probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log sum_k p_k P(Y_k > t): a share in a bar, erf in the lower tail and erfc in the upper one."""
+        z, (b, left, right) = self._standardize(self._value(threshold)).unsqueeze(-1), self._frame()
+        inner = ((b[2:-1] - z) / b[1:-1].diff()).clamp(0, 1)
+        first = torch.erf((b[1] - z).clamp(min=0) / left / math.sqrt(2))
+        last = math.log(2) + torch.special.log_ndtr(-(z - b[-2]).clamp(min=0) / right)
+        return self._log_sum(torch.cat([first, inner], -1), last)
+
+    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """E max(Y - t, 0), as the exponential of its logarithm."""
+        return self.log_expected_improvement(threshold).exp()
+
+    def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log sum_k p_k E max(Y_k - t, 0), each term in closed form.
+
+        An inner bar [l, h] has h - t where it lies above t, otherwise (h - t)^2 / 2 (h - l), minus what of it lies
+        below l; the upper tail, of scale s and with a = (t - b) / s, has s (sqrt(2 / pi) - a) for a < 0, else
+        2 s E max(Z - a, 0); the lower one with c = (b - t) / s > 0 has s (c erf(c / sqrt 2) - 2 (phi(0) - phi(c))).
+        """
+        z, (b, left, right) = self._standardize(self._value(threshold)).unsqueeze(-1), self._frame()
+        low, high = b[1:-2], b[2:-1]
+        inside = torch.minimum(torch.maximum(z, low), high)
+        inner = (high - inside).square() / (2 * (high - low)) + (low - z).clamp(min=0)
+        c = (b[1] - z).clamp(min=0) / left
+        first = left * (c * torch.erf(c / math.sqrt(2)) + 2 * PHI_ZERO * torch.expm1(-c.square() / 2))
+        a = (z - b[-2]) / right
+        below = (HALF_NORMAL_MEAN - a.clamp(max=0)).log()
+        last = right.log() + torch.where(a < 0, below, math.log(2) + log_gain(-a.clamp(min=0)))
+        return self.scale.log() + self._log_sum(torch.cat([first, inner], -1), last).to(self._dtype)
+
+    def _log_sum(self, parts: Tensor, log_last: Tensor) -> Float[Tensor, "*shape"]:
+        """log sum_k p_k v_k of the values of all bars, that of the last one given as its logarithm."""
+        logs = torch.where(parts > 0, parts.where(parts > 0, 1.0).log(), -torch.inf)
+        total = torch.log_softmax(self.logits.double(), -1) + torch.cat([logs, log_last], -1)
+        return total.logsumexp(-1).to(self._dtype)
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of every bar, in standard units and float64."""

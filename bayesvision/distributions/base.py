@@ -14,20 +14,45 @@ from bayesvision.distributions.numerics import tail_levels
 
 __all__ = ["Continuous", "Discrete", "LocationFamily", "reshaped"]
 
+TAKE_NUMBERS = (
+    "log_prob",
+    "cdf",
+    "log_cdf",
+    "expected_absolute_error",
+    "crps",
+    "probability_above",
+    "log_probability_above",
+    "expected_improvement",
+    "log_expected_improvement",
+)
+
 
 class Continuous(td.Distribution):
     """A distribution over the whole real line, one marginal for every element of `batch_shape`.
 
-    A family states `log_prob`, `cdf`, `icdf`, `mean`, `variance`, `rsample` and two expectations,
-    `E|Y - y|` and `E|Y - Y'|`; the rest is derived here, once. Values may be numbers, arrays and tensors alike.
+    A family states `log_prob`, `cdf`, `icdf`, `mean`, `variance`, `rsample`, indexing and two expectations,
+    `E|Y - y|` and `E|Y - Y'|`; the rest is derived here, once, and our families override what loses digits far out in
+    the tails. Values may be numbers, arrays and tensors alike.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in ("log_prob", "cdf", "expected_absolute_error", "crps", "probability_above", "expected_improvement"):
+        for name in TAKE_NUMBERS:
             method = getattr(cls, name)
             if not getattr(method, "__isabstractmethod__", False) and not hasattr(method, "takes_numbers"):
                 setattr(cls, name, _taking_numbers(method))
+
+    @abstractmethod
+    def _at(self, index: tuple[Any, ...]) -> Self:
+        """The marginals at `index`, which selects among the batch axes alone and ends in an ellipsis."""
+
+    def __getitem__(self, index: Any) -> Self:
+        """The marginals that `index` selects along the batch axes, as it would in a tensor of the shape `batch_shape`.
+
+        Raises:
+            IndexError: no such marginals.
+        """
+        return self._at(_batch_index(self.batch_shape, index))
 
     @abstractmethod
     def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
@@ -77,9 +102,17 @@ class Continuous(td.Distribution):
         """
         return self.expected_absolute_error(value) - self.mean_difference / 2
 
+    def log_cdf(self, value: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log P(Y <= value)."""
+        return self.cdf(self._value(value)).log()
+
     def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """Probability of improvement P(Y > threshold)."""
+        """Survival function P(Y > threshold), the probability of improvement."""
         return 1 - self.cdf(self._value(threshold))
+
+    def log_probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """Log survival function log P(Y > threshold)."""
+        return self.probability_above(threshold).log()
 
     def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """Expected improvement E max(Y - threshold, 0) = (E|Y - threshold| + E[Y] - threshold) / 2."""
@@ -88,7 +121,7 @@ class Continuous(td.Distribution):
 
     def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """log E max(Y - threshold, 0), an acquisition whose gradient does not vanish (Ament et al. 2023, arXiv
-        2310.20708); closed for normals and their mixtures, elsewhere the logarithm of `expected_improvement`.
+        2310.20708).
         """
         return self.expected_improvement(threshold).log()
 
@@ -108,6 +141,13 @@ def _taking_numbers(method: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return taking
 
 
+def _batch_index(shape: torch.Size, index: Any) -> tuple[Any, ...]:
+    """`index` as a tuple that ends in an ellipsis, once it is known to fit a tensor of this `shape`."""
+    index = tuple(index) if isinstance(index, tuple) else (index,)
+    torch.empty(()).expand(shape)[index]
+    return index if any(part is Ellipsis for part in index) else (*index, Ellipsis)
+
+
 class LocationFamily(Continuous):
     """A family of tensors named in `arg_constraints`, all of one shape, among them `loc`, its mean and mode."""
 
@@ -120,6 +160,9 @@ class LocationFamily(Continuous):
         Continuous.__init__(new, torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
+
+    def _at(self, index: tuple[Any, ...]) -> Self:
+        return reshaped(self, lambda parameter: parameter[index])
 
     @property
     def mean(self) -> Float[Tensor, "*batch"]:
@@ -138,6 +181,14 @@ def reshaped(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
 class Discrete(td.Distribution):
     """A distribution over finitely many classes; `class_probs` holds them on the last axis."""
 
+    @abstractmethod
+    def __getitem__(self, index: Any) -> Self:
+        """The marginals that `index` selects along the batch axes, as it would in a tensor of the shape `batch_shape`.
+
+        Raises:
+            IndexError: no such marginals.
+        """
+
     @property
     @abstractmethod
     def class_probs(self) -> Float[Tensor, "*batch classes"]:
@@ -148,8 +199,9 @@ class Discrete(td.Distribution):
         """The most probable class, the first one of a tie."""
         return self.class_probs.argmax(-1)
 
-    def brier(self, value: Shaped[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+    def brier(self, value: Any) -> Float[Tensor, "*shape"]:
         """Brier score sum_k (p_k - 1[y = k])^2, from 0 (certain and right) to 2; smaller is better."""
         probs = self.class_probs
+        value = torch.as_tensor(value, device=probs.device)
         truth = torch.nn.functional.one_hot(value.long(), probs.shape[-1]).to(probs.dtype)
         return (probs - truth).square().sum(-1)

@@ -12,10 +12,12 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from bayesvision.distributions.base import LocationFamily
+from bayesvision.distributions.numerics import laguerre
 
 __all__ = ["GeneralizedNormal"]
 
 TINY = 1e-20  # below it, 1 - t is 1 in every dtype
+FAR = 30.0  # of T, from where on the tail is an integral
 
 
 class GeneralizedNormal(LocationFamily):
@@ -93,6 +95,54 @@ class GeneralizedNormal(LocationFamily):
     def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """P(Y > threshold), which keeps its digits deep in the upper tail."""
         return self._below((self.loc - self._value(threshold)) / self.alpha)
+
+    def log_cdf(self, value: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log Q(1/beta, |z|^beta) - log 2 for z < 0, else log(1 - Q / 2)."""
+        return self._log_below((self._value(value) - self.loc) / self.alpha)
+
+    def log_probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log P(Y > threshold), the reflected law's `log_cdf`."""
+        return self._log_below((self.loc - self._value(threshold)) / self.alpha)
+
+    def _log_below(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        log_outside = self._tail(z.double().abs())[0]
+        below = torch.where(z < 0, log_outside - math.log(2), torch.log1p(-log_outside.exp() / 2))
+        return below.to(z.dtype)
+
+    def _tail(self, z: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+        """log P(|Z| > z) and log E max(Z - z, 0) for z >= 0, with Z = (Y - loc) / alpha.
+
+        With t = z^beta they are log Q(a, t) and log (Gamma(2a) Q(2a, t) - z Gamma(a) Q(a, t)) / 2 Gamma(a). From
+        t = 30 on, where that would cancel and then underflow, u = t + w in Gamma(a, t) = int_t u^(a-1) e^-u du gives
+        t^(a-1) e^-t int (1 + w/t)^(a-1) e^-w dw, and in the difference int [(1 + w/t)^(2a-1) - (1 + w/t)^(a-1)]
+        e^-w dw, by Gauss-Laguerre rules.
+        """
+        a, t = torch.broadcast_tensors(1 / self.beta.double(), z.pow(self.beta.double()))
+        near, far = t.clamp(TINY, FAR), t.clamp(min=FAR)
+        outside = torch.where(t < TINY, 1 - z * torch.exp(-torch.lgamma(1 + a)), torch.special.gammaincc(a, near))
+        moment = torch.exp(torch.lgamma(2 * a) - torch.lgamma(a)) * torch.special.gammaincc(2 * a, near)
+        gain = (moment - z.where(t < FAR, 0.0) * outside) / 2
+        nodes, weights = laguerre(t)
+        step = torch.log1p(nodes / far.unsqueeze(-1))
+        power = weights * torch.exp((a.unsqueeze(-1) - 1) * step)
+        scale = (a - 1) * far.log() - far - torch.lgamma(a)
+        log_outside = scale + power.sum(-1).log()
+        log_gain = scale + a * far.log() + (power * torch.expm1(a.unsqueeze(-1) * step)).sum(-1).log() - math.log(2)
+        return (
+            torch.where(t < FAR, outside.clamp(min=TINY).log(), log_outside),
+            torch.where(t < FAR, gain.clamp(min=TINY).log(), log_gain),
+        )
+
+    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """E max(Y - t, 0), as the exponential of its logarithm."""
+        return self.log_expected_improvement(threshold).exp()
+
+    def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log alpha E max(Z - z, 0) with z = (t - loc) / alpha; for z < 0 the expectation is that at -z, minus z."""
+        z = ((self._value(threshold) - self.loc) / self.alpha).double()
+        gain = self._tail(z.abs())[1]
+        gain = torch.where(z < 0, torch.logaddexp(gain, (-z).clamp(min=TINY).log()), gain)
+        return self.alpha.log() + gain.to(self.alpha.dtype)
 
     def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """E|Y - y| = alpha (z P(a, z^beta) + Gamma(2a) / Gamma(a) Q(2a, z^beta)), z = |y - loc| / alpha."""

@@ -1,13 +1,14 @@
 """`Normal`: the normal distribution."""
 
 import math
+from typing import Any, Self
 
 import torch
 import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesvision.distributions.base import Continuous
+from bayesvision.distributions.base import Continuous, reshaped
 
 __all__ = ["Normal"]
 
@@ -19,7 +20,7 @@ def _expected_abs(mean: Tensor, stddev: Tensor) -> Tensor:
     return mean * torch.erf(z / math.sqrt(2)) + 2 * stddev * density
 
 
-def _log_gain(z: Tensor) -> Tensor:
+def log_gain(z: Tensor) -> Tensor:
     """log E max(Z + z, 0) of Z ~ N(0, 1), that is log(phi(z) + z Phi(z)), to the last digits for any z.
 
     For z < 0 it is log phi(z) + log(1 - a m(a)) with a = -z and the Mills ratio m(a) = sqrt(pi / 2) erfcx(a / sqrt 2),
@@ -44,6 +45,17 @@ class Normal(Continuous, td.Normal):
             self._validate_sample(value)
         return torch.erfc((self.loc - value) / (self.scale * math.sqrt(2))) / 2
 
+    def _at(self, index: tuple[Any, ...]) -> Self:
+        return reshaped(self, lambda parameter: parameter[index])
+
+    def log_cdf(self, value: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log Phi(z) with z = (y - loc) / scale."""
+        return torch.special.log_ndtr((self._value(value) - self.loc) / self.scale)
+
+    def log_probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log Phi(-z) with z = (t - loc) / scale."""
+        return torch.special.log_ndtr((self.loc - self._value(threshold)) / self.scale)
+
     def icdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         return self.loc + self.scale * torch.special.ndtri(value)
 
@@ -58,7 +70,7 @@ class Normal(Continuous, td.Normal):
     def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """log scale + log(phi(z) + z Phi(z)) with z = (loc - t) / scale, without cancellation."""
         z = (self.loc - self._value(threshold)) / self.scale
-        return self.scale.log() + _log_gain(z.double()).to(z.dtype)
+        return self.scale.log() + log_gain(z.double()).to(z.dtype)
 
     def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """E|Y - y| = (loc - y) erf(z / sqrt 2) + 2 scale phi(z), with z = (loc - y) / scale."""

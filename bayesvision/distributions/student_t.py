@@ -12,8 +12,11 @@ from torch.distributions import constraints
 from torch.distributions.utils import broadcast_all
 
 from bayesvision.distributions.base import LocationFamily
+from bayesvision.distributions.numerics import laguerre
 
 __all__ = ["StudentT"]
+
+FAR = 6.0  # standard deviations, from where on the tail is an integral
 
 
 class _Tail(torch.autograd.Function):
@@ -40,6 +43,21 @@ def _log_density(z: Tensor, df: Tensor) -> Tensor:
     wide = df.double()  # the difference of two large logarithms
     normaliser = torch.lgamma((wide + 1) / 2) - torch.lgamma(wide / 2) - (wide * math.pi).log() / 2
     return normaliser.to(df) - (df + 1) / 2 * torch.log1p(z.square() / df)
+
+
+def _far_tail(z: Tensor, df: Tensor) -> tuple[Tensor, Tensor]:
+    """log P(T > z) and log E max(T - z, 0) of a standard t, for z > 6.
+
+    With w = (v + 1) / 2 log((v + s^2) / (v + z^2)) the density is f(s) = f(z) e^-w, and int_z f(s) ds is
+    f(z) int (v + s^2) / ((v + 1) s) e^-w dw, by a Gauss-Laguerre rule; likewise with the factor s - z.
+    """
+    z, v = z.clamp(min=FAR).unsqueeze(-1), df.unsqueeze(-1)
+    nodes, weights = laguerre(z)
+    rise = (v + z.square()) * torch.expm1(2 * nodes / (v + 1))  # s^2 - z^2
+    s = (z.square() + rise).sqrt()
+    parts = weights * (v + z.square() + rise) / ((v + 1) * s)
+    density = _log_density(z.squeeze(-1), df)
+    return density + parts.sum(-1).log(), density + (parts * rise / (s + z)).sum(-1).log()
 
 
 class StudentT(LocationFamily):
@@ -100,6 +118,36 @@ class StudentT(LocationFamily):
     def probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """P(Y > threshold), which keeps its digits deep in the upper tail."""
         return self._below((self.loc - self._value(threshold)) / self.scale)
+
+    def log_cdf(self, value: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log P(Y <= value)."""
+        return self._log_below((self._value(value) - self.loc) / self.scale)
+
+    def log_probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log P(Y > threshold), the reflected law's `log_cdf`."""
+        return self._log_below((self.loc - self._value(threshold)) / self.scale)
+
+    def _log_below(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        wide, df = torch.broadcast_tensors(z.double(), self.df.double())
+        near = _Tail.apply(wide.clamp(min=-FAR), df).log()  # pyright: ignore[reportOptionalMemberAccess]
+        return torch.where(wide < -FAR, _far_tail(-wide, df)[0], near).to(z.dtype)
+
+    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """E max(Y - t, 0), as the exponential of its logarithm."""
+        return self.log_expected_improvement(threshold).exp()
+
+    def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log scale (f(z) (v + z^2) / (v - 1) - z P(T > z)) with z = (t - loc) / scale; differentiable in all but `df`.
+
+        From z = 6 on, where the difference loses digits, it is an integral (`_far_tail`).
+        """
+        z, v = torch.broadcast_tensors(
+            ((self._value(threshold) - self.loc) / self.scale).double(), self.df.detach().double()
+        )
+        near = z.clamp(max=FAR)
+        above: Any = _Tail.apply(-near, v)
+        gain = _log_density(near, v).exp() * (v + near.square()) / (v - 1) - near * above
+        return self.scale.log() + torch.where(z > FAR, _far_tail(z, v)[1], gain.log()).to(self.scale.dtype)
 
     def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """E|Y - y| = scale (z (2 F(z) - 1) + 2 f(z) (v + z^2) / (v - 1)), F and f of the standard t.

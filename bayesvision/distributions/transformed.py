@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import Transform, constraints
 
 from bayesvision.distributions.base import Continuous
-from bayesvision.distributions.numerics import integrate
+from bayesvision.distributions.numerics import integrate, rule
 
 __all__ = ["TruncatedTransformed"]
 
@@ -51,6 +51,9 @@ class TruncatedTransformed(Continuous):
         new._validate_args = self._validate_args
         return new
 
+    def _at(self, index: tuple[Any, ...]) -> Self:
+        return type(self)(self.base[index], self.transform, validate_args=False)
+
     @property
     def _increasing(self) -> bool:
         return int(self.transform.sign) > 0
@@ -83,6 +86,46 @@ class TruncatedTransformed(Continuous):
         share = self.base.probability_above(u) - above if self._increasing else self.base.cdf(u) - below
         return self._kind((share / mass).clamp(0, 1))
 
+    def log_cdf(self, value: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log P(low < U < u(y)) - log P(low < U < high), with the tails swapped where u decreases."""
+        (low, high), u = self._ends(), self.transform(self._value(value).double())
+        part = self._log_between(low, u) if self._increasing else self._log_between(u, high)
+        return self._kind(part - self._log_between(low, high))
+
+    def log_probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log P(u(t) < U < high) - log P(low < U < high), with the tails swapped where u decreases."""
+        (low, high), u = self._ends(), self.transform(self._value(threshold).double())
+        part = self._log_between(u, high) if self._increasing else self._log_between(low, u)
+        return self._kind(part - self._log_between(low, high))
+
+    def _log_between(self, a: Tensor, b: Tensor) -> Tensor:
+        """log P(a < U < b) of `base`: a difference of lower tails, or of upper ones if a is above the median."""
+        a, b = torch.broadcast_tensors(a, b)
+        upper = self.base.cdf(a) > 0.5
+        more = torch.where(upper, self.base.log_probability_above(a), self.base.log_cdf(b)).double()
+        less = torch.where(upper, self.base.log_probability_above(b), self.base.log_cdf(a)).double()
+        rest = (less - more).clamp(max=0).nan_to_num(-torch.inf)
+        return more + torch.where(rest < 0, torch.log(-torch.expm1(rest.where(rest < 0, -1.0))), -torch.inf)
+
+    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """E max(Y - t, 0), as the exponential of its logarithm."""
+        return self.log_expected_improvement(threshold).exp()
+
+    def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+        """log int (u^{-1}(v) - t) f(v) dv - log Z over the v with u^{-1}(v) > t, by quadrature beside u(t)."""
+        t = self._value(threshold).double()
+        edge, sign = self.transform(t).detach(), 1 if self._increasing else -1
+        reach = self.base.stddev.detach().double()
+        steps = torch.logspace(-6, 1.5, 40, dtype=torch.float64, device=t.device)
+        edge, reach = torch.broadcast_tensors(edge, reach)
+        knots = self._knots(edge, *(edge + sign * reach * step for step in steps))
+        ends = edge.unsqueeze(-1)
+        knots = torch.maximum(knots, ends) if sign > 0 else torch.minimum(knots, ends)
+        points, weights = rule(knots)
+        gain = (self.transform.inv(points) - t).clamp(min=torch.finfo(torch.float64).tiny)
+        logs = weights.log() + gain.log() + self.base.log_prob(points).double()
+        return self._kind(logs.logsumexp((0, 1)) - self._log_between(*self._ends()))
+
     def icdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """u^{-1} of the quantile of `base` at F(low) + q Z, with 1 - q for q where u decreases."""
         below, _, mass = self._masses
@@ -103,6 +146,7 @@ class TruncatedTransformed(Continuous):
         knots = self.base.knots().double()
         near = torch.logspace(-14, -1, 14, dtype=torch.float64, device=low.device) * (high - low)
         ends = torch.cat([low.reshape(1), low + near, high - near, high.reshape(1)])
+        ends = ends[ends.isfinite()]
         parts = torch.cat([ends.expand(*knots.shape[:-1], -1), knots], -1)
         if more:
             shape = torch.broadcast_shapes(parts.shape[:-1], more[0].shape)

@@ -37,9 +37,8 @@ class Start(NamedTuple):
         tensors, header = read_tensors(train.start)
         method = recipe.get("method", {}).get("name")
         if header.get("method") != method:
-            raise ValueError(
-                f"start={train.start!r} must be a checkpoint of {method}, got one of {header.get('method', 'no method')}"
-            )
+            given = header.get("method", "no method")
+            raise ValueError(f"start={train.start!r} must be a checkpoint of {method}, got one of {given}")
         weights = {name: value for name, value in tensors.items() if name not in OF_DATA}
         places = network.state_dict()
         unlike = [name for name in {*weights, *places} if _shape(weights, name) != _shape(places, name)]

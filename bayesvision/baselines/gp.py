@@ -14,7 +14,7 @@ from linear_operator.utils.errors import NotPSDError
 from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets, columns_of
-from bayesvision.core.data import Data
+from bayesvision.core.data import Data, output_dtype
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Conditionable, Exported, Log
 from bayesvision.core.standardize import Standardization, statistics
@@ -79,14 +79,15 @@ class GP:
 
         Raises:
             TypeError: `source` is not a `Data`.
-            ValueError: no targets, wrong shapes, a batch of data sets, values that are not finite, a constant target,
-                or a single row to learn from.
+            ValueError: no targets, wrong shapes, a batch of data sets, values that are not finite, a single row to
+                learn from, or a constant target where its standard deviation is the unit to learn in.
         """
         if not isinstance(source, Data):
             raise TypeError(f"source must be Data(x, y), got {type(source).__name__}")
-        x, y = _one_data_set(check_inputs(source.x), source.y)
-        units = Standardization.of(x, y, self.standardize)
-        hyper = _learn(self, units.inputs(x), units.targets(y), log)
+        learnt = self.standardize and None in (self.lengthscale, self.noise, self.variance)
+        x, y = _one_data_set(check_inputs(source.x), source.y, constant=not learnt)
+        units = Standardization.of(x, y.double(), self.standardize)
+        hyper = _learn(self, units.inputs(x), units.targets(y.double()), log)
         return GPPosterior(self, x, y, units, hyper, columns_of(source.x))
 
 
@@ -98,16 +99,15 @@ class Hyper(NamedTuple):
     variance: Float[Tensor, ""]
 
 
-def _one_data_set(
-    x: Tensor, y: Any, seen: Tensor | None = None
-) -> tuple[Float[Tensor, "n features"], Float[Tensor, " n"]]:
+def _one_data_set(x: Tensor, y: Any, constant: bool) -> tuple[Float[Tensor, "n features"], Float[Tensor, " n"]]:
+    """Rows in float64, and their targets in the precision that they have."""
     if x.ndim != 2:
         raise ValueError(
             f"x must be one data set [rows, features], got {tuple(x.shape)}; fit a batch of data sets one by one"
         )
     if y is None:
         raise ValueError("y must hold the targets of the rows of x, got None")
-    return x.detach().double(), check_targets(y, x, seen=seen).detach().double()
+    return x.detach().double(), check_targets(y, x, constant=constant).detach()
 
 
 class GPPosterior(Conditionable):
@@ -153,9 +153,10 @@ class GPPosterior(Conditionable):
         self.register_buffer("weights", torch.cholesky_solve(y.unsqueeze(-1), factor))
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        exact = dict(self.named_buffers())
         super()._apply(fn, recurse)
-        if self.factor.dtype != torch.float64:  # a rounded factor can lose all of a small predictive variance
-            self._factorise()
+        for name, value in exact.items():  # a rounded row moves predictions, a rounded factor loses a small variance
+            setattr(self, name, value.to(self.x.device))
         return self
 
     @property
@@ -182,14 +183,14 @@ class GPPosterior(Conditionable):
         """A new posterior that has also seen the rows (x, y), with the same hyper-parameters and units.
 
         Raises:
-            ValueError: wrong shapes, values that are not finite, or a constant target.
+            ValueError: wrong shapes, or values that are not finite.
         """
-        x, y = _one_data_set(check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device), y, self.y)
-        x, y = torch.cat([self.x, x.to(self.x.dtype)]), torch.cat([self.y, y.to(self.y.dtype)])
+        x, y = _one_data_set(check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device), y, constant=True)
+        x, y = torch.cat([self.x, x]), torch.cat([self.y, y])
         return type(self)(self.method, x, y, self.units, self.hyper, self.columns)
 
     def predict(self, x: Any) -> Normal:
-        """Marginal law of a noisy target at every row of `x`, in the dtype of `x`.
+        """Marginal law of a noisy target at every row of `x`, in float64 where `x` or the targets seen are.
 
         Mean k(x', x) K^{-1} y and variance k(x', x') - k(x', x) K^{-1} k(x, x') + noise (eqs. 2.25-2.26).
 
@@ -199,17 +200,17 @@ class GPPosterior(Conditionable):
         x = check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device)
         blocks = [self._marginals(part) for part in self.units.inputs(x.double()).split(QUERIES, -2)]
         mean, variance = (torch.cat(parts, -1) for parts in zip(*blocks, strict=True))
-        y_loc, y_scale, wide = self.y_loc.double(), self.y_scale.double(), torch.promote_types(x.dtype, torch.float32)
+        y_loc, y_scale, wide = self.y_loc.double(), self.y_scale.double(), output_dtype(x, self.y)
         return Normal((y_loc + y_scale * mean).to(wide), (y_scale * variance.sqrt()).to(wide))
 
     def joint(self, x: Any) -> td.MultivariateNormal:
-        """Joint law of noisy targets at the rows of `x`, in the dtype of `x`.
+        """Joint law of noisy targets at the rows of `x`, in float64 where `x` or the targets seen are.
 
         Raises:
             ValueError: wrong shapes, or values that are not finite.
         """
         x = check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device)
-        wide, x = torch.promote_types(x.dtype, torch.float32), self.units.inputs(x.double())
+        wide, x = output_dtype(x, self.y), self.units.inputs(x.double())
         mean, half = self._project(x)
         factor = _cholesky(self._covariance(x, x) - half.mT @ half, self.noise.double())
         y_loc, y_scale = self.y_loc.double(), self.y_scale.double()

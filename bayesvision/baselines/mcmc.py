@@ -17,7 +17,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets, columns_of
-from bayesvision.core.data import Data
+from bayesvision.core.data import Data, output_dtype
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Mixture, Normal
@@ -64,9 +64,10 @@ class MCMC:
     other in this process, each a pure function of (seed, chain).
 
     Args:
-        program: a `Program`, such as `priors.programs.model(prior)`, or a pyro model `model(x, y=None)` with the
-            observed site `y`, normal and with independent rows given the latent variables, which are the same for all
-            rows.
+        program: a pyro model `model(x, y=None)` with the observed site `y`, normal and with independent rows given the
+            latent variables, which are the same for all rows; or an object that is called like one and has a method
+            `predictive(draws, x_seen, y_seen, x)`, the mean and standard deviation [draws, rows] of y at new rows x,
+            such as `priors.programs.model(prior)`.
         warmup: steps of each chain that adapt step size and mass matrix, and are dropped.
         draws: draws kept of each chain.
         chains: number of chains.
@@ -112,12 +113,12 @@ class MCMC:
             raise ValueError(f"x must be one data set [rows, features], got {tuple(x.shape)}; fit them one by one")
         if source.y is None:
             raise ValueError("y must hold the targets of the rows of x, got None")
-        x, y = x.detach().double(), check_targets(source.y, x).detach().double()
+        x, y = x.detach().double(), check_targets(source.y, x, constant=True).detach()
         with _isolated(self.seed):
-            _check(self.program, x, y)
+            _check(self.program, x, y.double())
         chains, divergences = [], 0
         for chain in range(self.chains):
-            sites, diverged = self._run(chain, x, y)
+            sites, diverged = self._run(chain, x, y.double())
             chains.append(sites)
             divergences += diverged
             if log is not None:
@@ -170,7 +171,7 @@ def _latent_sites(trace: Any) -> dict[str, Any]:
 
 
 def _check(program: Any, x: Float[Tensor, "n features"], y: Float[Tensor, " n"]) -> None:
-    trace: Any = poutine.trace(program).get_trace(x, y)
+    trace: Any = _traced(program, x, y)
     sites = _latent_sites(trace)
     if SITE not in trace.nodes or SITE in sites:
         raise ValueError(
@@ -181,17 +182,59 @@ def _check(program: Any, x: Float[Tensor, "n features"], y: Float[Tensor, " n"])
         raise ValueError("the program must have at least one latent site, it has none; there is nothing to sample")
     for name, site in sites.items():
         if site["fn"].has_enumerate_support:
-            raise ValueError(f"the latent site {name!r} is discrete; sum it out in the program's likelihood")
+            raise ValueError(
+                f"the latent site {name!r} is discrete, and NUTS moves continuous ones alone; sum it out: observe y "
+                "from a mixture over its values, in a class that also says what it predicts (see MCMC's program)"
+            )
     if isinstance(program, Program):
         return
     _normal_rows(trace.nodes[SITE]["fn"], len(x))
-    longer = _latent_sites(poutine.trace(program).get_trace(torch.cat([x, x[:1]]), torch.cat([y, y[:1]])))
+    longer = _latent_sites(_traced(program, torch.cat([x, x[:1]]), torch.cat([y, y[:1]])))
     for name, site in sites.items():
         if name not in longer or site["value"].shape != longer[name]["value"].shape:
             raise ValueError(
                 f"the latent site {name!r} changes with the number of rows, so its values at new rows are not known; "
                 "integrate it out, or give the program a method predictive (see Program)"
             )
+    _check_prediction(poutine.condition(program, data={name: site["value"] for name, site in sites.items()}), x)
+
+
+def _check_prediction(program: Any, x: Float[Tensor, "n features"]) -> None:
+    """Refuse a program that cannot run without y, or that says something else of a row when others stand beside it."""
+    try:
+        whole = _traced(program, x)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(
+            "the program must run without y, as it does to predict: def program(x, y=None), with the number of rows "
+            f"taken from x, such as pyro.plate('rows', len(x)); it failed with {type(error).__name__}: {error}"
+        ) from None
+    together = [value[:1] for value in _normal_rows(whole.nodes[SITE]["fn"], len(x))]
+    alone = _normal_rows(_traced(program, x[:1]).nodes[SITE]["fn"], 1)
+    for a, b in zip(together, alone, strict=True):
+        if not torch.allclose(a, b, rtol=1e-6, atol=1e-9):
+            raise ValueError(
+                f"the program gives the first row of x the mean or standard deviation {float(a.detach()):g} among all rows "
+                f"and {float(b.detach()):g} alone, with the same latent values; rows must not depend on one another, so "
+                "standardise x before fit, not inside the program"
+            )
+
+
+def _traced(program: Any, *data: Tensor) -> Any:
+    """Trace of one run; errors that users of layers and groups meet are told with their cure."""
+    try:
+        return poutine.trace(program).get_trace(*data)
+    except RuntimeError as error:
+        if "dtype" not in str(error):
+            raise
+        raise ValueError(
+            f"the program mixes float32 with the sampler's float64 ({error}); make its layers, constants and "
+            "distributions after torch.set_default_dtype(torch.float64), or call .double() on its modules"
+        ) from None
+    except IndexError as error:
+        raise ValueError(
+            f"the program looks up an entry that is not there ({error}); x may hold a group that its latent sites "
+            "have no entry for: give them one for every group that may come, or leave these rows out"
+        ) from None
 
 
 def _normal_rows(law: Any, rows: int) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
@@ -202,7 +245,8 @@ def _normal_rows(law: Any, rows: int) -> tuple[Float[Tensor, " rows"], Float[Ten
         raise ValueError(
             f'the site "{SITE}" must be a Normal with one entry for each of the {rows} rows, got {type(law).__name__} '
             f"with batch_shape {tuple(law.batch_shape)} and event_shape {tuple(law.event_shape)}; "
-            "for another law give the program a method predictive (see Program)"
+            "model a transform of the target that is nearly normal (log y or sqrt y of a count), or write a class "
+            "whose method predictive gives the mean and standard deviation of y for every draw (see MCMC's program)"
         )
     return law.loc.expand(rows), law.scale.expand(rows)
 
@@ -258,13 +302,13 @@ class MCMCPosterior(Posterior):
         return report
 
     def predict(self, x: Any) -> Mixture:
-        """Mixture over the draws of the law of y at every row of `x`, in the dtype of `x`.
+        """Mixture over the draws of the law of y at every row of `x`, in float64 where `x` or the targets seen are.
 
         Raises:
             ValueError: wrong shapes, or values that are not finite.
         """
         x = check_inputs(x, self.x.shape[-1], self.columns).to(self.x.device)
-        wide, shape = torch.promote_types(x.dtype, torch.float32), x.shape[:-1]
+        wide, shape = output_dtype(x, self.y), x.shape[:-1]
         rows = x.double().flatten(0, -2)
         draws = {name: value.double() for name, value in self.latent.items()}
         program = self.method.program
@@ -282,7 +326,7 @@ def _read_off(program: Callable[..., Any], draws: dict[str, Tensor], x: Float[Te
     with _isolated(0), _unvalidated():
         for k in range(len(next(iter(draws.values())))):
             model = poutine.condition(program, data={name: value[k] for name, value in draws.items()})
-            trace: Any = poutine.trace(model).get_trace(x)
+            trace: Any = _traced(model, x)
             parts.append(_normal_rows(trace.nodes[SITE]["fn"], len(x)))
     means, stddevs = zip(*parts, strict=True)
     return torch.stack(means), torch.stack(stddevs)

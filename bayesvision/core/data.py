@@ -48,9 +48,10 @@ def kind_of(x: Any) -> torch.dtype:
     return torch.promote_types(kind, torch.float32)
 
 
-def output_dtype(*values: Tensor) -> torch.dtype:
+def output_dtype(*values: Tensor | None) -> torch.dtype:
     """The dtype of predictions from `values`, inputs and targets seen: at least float32, float64 if one of them is."""
     dtype = torch.float32
     for value in values:
-        dtype = torch.promote_types(dtype, value.dtype) if value.is_floating_point() else dtype
+        if value is not None and value.is_floating_point():
+            dtype = torch.promote_types(dtype, value.dtype)
     return dtype

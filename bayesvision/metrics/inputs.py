@@ -36,7 +36,7 @@ def _summary(array: np.ndarray) -> str:
 def _numbers(predictive: Predictive, y: Any) -> Tensor:
     """`y` as numbers of the prediction's shape, in their own type; a trailing axis of length 1 is dropped."""
     try:
-        value = y if isinstance(y, Tensor) else torch.as_tensor(np.asarray(y, dtype=np.float64))
+        value = y if isinstance(y, Tensor) else torch.from_numpy(np.array(y, dtype=np.float64))
     except (TypeError, ValueError) as error:
         raise ValueError(f"y must hold numbers, got {type(y).__name__} with other values ({error})") from None
     shape = predictive.batch_shape
@@ -55,9 +55,9 @@ def _numbers(predictive: Predictive, y: Any) -> Tensor:
 
 
 def targets_of(predictive: Continuous, y: Any) -> Tensor:
-    """`y` as a tensor of the prediction's shape, device and precision."""
-    mean = predictive.mean
-    return _numbers(predictive, y).to(mean.device, mean.dtype)
+    """`y` as a tensor of the prediction's shape and device, in the finer of both precisions: nothing is rounded."""
+    mean, value = predictive.mean, _numbers(predictive, y)
+    return value.to(mean.device, torch.promote_types(mean.dtype, value.dtype))
 
 
 def _classes(predictive: Discrete, y: Any) -> Tensor:

@@ -8,6 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.nn import PyroModule, PyroSample
 
 import priors
 from bayesvision.baselines.mcmc import MCMC, MCMCPosterior
@@ -183,7 +184,7 @@ def test_copies_pickles_and_conversions_predict_the_same(kind):
 @pytest.mark.parametrize("kind", ["program", "function"])
 def test_predictions_follow_the_dtype_batches_and_gradients_of_x(kind):
     posterior = fitted(kind)
-    assert posterior.predict(QUERY.float()).mean.dtype == torch.float32
+    assert posterior.predict(QUERY.float()).mean.dtype == torch.float64  # the targets are
     batch = posterior.predict(QUERY.reshape(2, 2, 1))
     assert batch.batch_shape == (2, 2)
     assert torch.equal(batch.mean.flatten(), posterior.predict(QUERY).mean)
@@ -284,7 +285,6 @@ def test_mistakes_are_named():
         (lambda: MCMC(line, target_accept=1.0), "target_accept"),
         (lambda: MCMC(line).fit(Data(x)), "y must"),
         (lambda: MCMC(line).fit(Data(x, y[:3])), "one value for each row"),
-        (lambda: MCMC(line).fit(Data(x, torch.ones(6))), "constant"),
         (lambda: MCMC(line).fit(Data(x, torch.full((6,), float("nan")))), "finite"),
         (lambda: MCMC(line).fit(Data(x[None], y[None])), "one data set"),
         (lambda: fitted().predict(torch.zeros(3, 2)), "1 columns"),
@@ -297,3 +297,91 @@ def test_mistakes_are_named():
     with pytest.raises(TypeError, match="program"):
         MCMC("line")  # pyright: ignore
     assert isinstance(fitted(), MCMCPosterior)
+
+
+def needs_y(x, y):
+    slope = pyro.sample("slope", dist.Normal(0, 1))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(slope * x[:, 0], 1), obs=y)
+
+
+def counts_y(x, y=None):
+    slope = pyro.sample("slope", dist.Normal(0, 1))
+    with pyro.plate("rows", len(y)):  # pyright: ignore[reportArgumentType]
+        pyro.sample("y", dist.Normal(slope * x[:, 0], 1), obs=y)
+
+
+def standardises(x, y=None):
+    slope = pyro.sample("slope", dist.Normal(0, 1))
+    x = x - x.mean(0)
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(slope * x[:, 0], 1), obs=y)
+
+
+def counts(x, y=None):
+    rate = pyro.sample("rate", dist.Gamma(1, 1))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Poisson(rate.expand(len(x))), obs=y)
+
+
+def layers(x, y=None):
+    noise = pyro.sample("noise", dist.HalfNormal(1))
+    layer = torch.nn.Linear(1, 1, dtype=torch.float32)
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(layer(x)[:, 0], noise), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (needs_y, "run without y.*missing 1 required"),
+        (counts_y, "run without y.*len"),
+        (standardises, "standardise x before fit"),
+        (counts, "log y or sqrt y.*"),
+        (layers, "set_default_dtype"),
+    ],
+)
+def test_what_cannot_predict_is_found_before_sampling(program, message):
+    class Never:
+        def log(self, metrics, step, /):
+            raise AssertionError("sampled")
+
+    x, y = rows()
+    with pytest.raises(ValueError, match=message):
+        MCMC(program, warmup=10_000, draws=10_000).fit(Data(x, y.abs().round()), Never())
+
+
+def groups(x, y=None):
+    level = pyro.sample("level", dist.Normal(torch.zeros(3), 1).to_event(1))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(level[x[:, 0].long()], 1), obs=y)
+
+
+def test_a_group_that_was_not_there_is_named():
+    x = torch.tensor([[0.0], [1.0], [2.0], [1.0]])
+    posterior = MCMC(groups, warmup=10, draws=10, chains=1).fit(Data(x, torch.tensor([0.0, 1.0, 2.0, 1.5])))
+    assert posterior.predict(x).mean.shape == (4,)
+    with pytest.raises(ValueError, match="group"):
+        posterior.predict(torch.tensor([[3.0]]))
+
+
+class Net(PyroModule):
+    def __init__(self, dtype):
+        super().__init__()
+        self.layer = PyroModule[torch.nn.Linear](1, 1)
+        one = torch.ones((), dtype=dtype)
+        self.layer.weight = PyroSample(dist.Normal(0 * one, one).expand([1, 1]).to_event(2))
+        self.layer.bias = PyroSample(dist.Normal(0 * one, one).expand([1]).to_event(1))
+
+    def forward(self, x, y=None):
+        mean = self.layer(x)[:, 0]
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+
+def test_pyro_modules_run_in_float64():
+    x, y = rows()
+    posterior = MCMC(Net(torch.float64), warmup=20, draws=20, chains=1).fit(Data(x, y))
+    assert posterior.predict(x).mean.shape == (len(x),)
+    with pytest.raises(ValueError, match="set_default_dtype"):
+        MCMC(Net(torch.float32), warmup=20, draws=20, chains=1).fit(Data(x, y))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bayesvision.core.checks import check_count, check_inputs, check_prior, check_targets
 from bayesvision.core.context import KVCache
+from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import share, split_state
 from bayesvision.core.recipes import convert_fields, describe, to_json
 from bayesvision.core.roles import Conditionable, Exported, Log, Prior
@@ -199,13 +200,13 @@ class LCPFNPosterior(Conditionable):
         return new
 
     def _check_curve(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
-        """Epochs and values [*batch, n] in float64, the values as the user gave them."""
+        """Epochs [*batch, n] in float64, and values as the user gave them."""
         x = self._check_epochs(x)
         y = torch.as_tensor(y) if isinstance(y, range) else y
         shape = getattr(y, "shape", ())
         if len(shape) > x.ndim - 1 and x.ndim == 2:  # one column of epochs for many curves
             x = x.expand(*shape[:-1], *x.shape)
-        y = check_targets(y, x, constant=True).double()
+        y = check_targets(y, x, constant=True)
         if self.x is not None and x.shape[:-2] != self.x.shape[:-1]:
             raise ValueError(f"x must have the batch axes {tuple(self.x.shape[:-1])}, got {tuple(x.shape[:-2])}")
         outside = (y < -REACH) | (y > 1 + REACH)
@@ -241,10 +242,12 @@ class LCPFNPosterior(Conditionable):
         return x * (SPAN / self.horizon)
 
     def _inner_values(self, y: Tensor) -> Tensor:
-        return y if self.scale is None else self.scale.normalize(y)
+        return y.double() if self.scale is None else self.scale.normalize(y)
 
     def predict(self, x: Any) -> Mixture | TruncatedTransformed:
-        """Predictive distribution of the metric, noise included, at the epochs `x`, in the dtype of `x`.
+        """Predictive distribution of the metric, noise included, at the epochs `x`.
+
+        It is in float64 where `x` or the values seen are.
 
         `x` is one epoch, a vector of them, or [*batch, m, 1] with batch axes that broadcast with the curves'.
 
@@ -254,7 +257,7 @@ class LCPFNPosterior(Conditionable):
         x = torch.as_tensor(x) if isinstance(x, range | int | float) else x
         alone = getattr(x, "ndim", 1) == 0
         x = self._check_epochs(x.reshape(1) if alone else x)
-        kind, wide = self.network.prior_token.dtype, torch.promote_types(x.dtype, torch.float32)
+        kind, wide = self.network.prior_token.dtype, output_dtype(x, self.y)
         seen_x, seen_y, state = self._last()
         batch = self._batch_of(x.squeeze(-1), seen_x)
         t, last = (self._inner_epochs(v.double()).expand(*batch, -1) for v in (x.squeeze(-1), seen_x))
@@ -279,7 +282,7 @@ class LCPFNPosterior(Conditionable):
         if not (x.diff(dim=-1) > 0).all():
             raise ValueError("x must increase from epoch to epoch; sort the rows by epoch first")
         asked = self._check_epochs(at)
-        kind, wide = self.network.prior_token.dtype, torch.promote_types(asked.dtype, torch.float32)
+        kind, wide = self.network.prior_token.dtype, output_dtype(asked, y)
         t, values = self._inner_epochs(x), self._inner_values(y)
         states, _ = self.network.encode(_tokens(t, values).to(kind))
         last_t, last_y = (torch.cat([torch.full_like(v[..., :1], START), v], -1).unsqueeze(-1) for v in (t, values))

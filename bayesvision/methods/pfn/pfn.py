@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_classes, check_count, check_inputs, check_prior, check_targets, columns_of
 from bayesvision.core.context import Cache, KVCache
+from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import convert_fields, describe
 from bayesvision.core.roles import Conditionable, Exported, Log, Prior
@@ -146,17 +147,14 @@ class PFNPosterior(Conditionable):
         """A new posterior that has also seen the rows (x, y); leading axes of x and y are batches of data sets.
 
         Raises:
-            ValueError: wrong shapes, values that are not finite, a constant regression target, or more columns or rows
-                than the network was trained for.
+            ValueError: wrong shapes, values that are not finite, a constant target where the network standardises it,
+                or more columns or rows than the network was trained for.
         """
         method, names = self.method, columns_of(x)
         x = check_inputs(x, None if self.x is None else self.x.shape[-1], self.columns).to(self.device)
         if self.x is not None and x.shape[:-2] != self.x.shape[:-2]:
             raise ValueError(f"x must have the batch axes {tuple(self.x.shape[:-2])}, got {tuple(x.shape[:-2])}")
-        x, y = (
-            x.double(),
-            check_classes(y, x, method.classes) if method.classes else check_targets(y, x, seen=self.y).double(),
-        )
+        x, y = x.double(), self._targets(y, x)
         if self.x is not None and self.y is not None:
             x, y = torch.cat([self.x, x], -2), torch.cat([self.y, y], -1)
         self._check_size(x)
@@ -167,6 +165,12 @@ class PFNPosterior(Conditionable):
         new.x, new.y = x.detach(), y.detach()
         new._remember()
         return new
+
+    def _targets(self, y: Any, x: Tensor) -> Shaped[Tensor, "*batch rows"]:
+        """Classes, or numbers in the precision that they have."""
+        if self.method.classes is not None:
+            return check_classes(y, x, self.method.classes)
+        return check_targets(y, x, seen=self.y, constant=not self.method.standardize)
 
     def unconditioned(self) -> Self:
         """The network alone, as it was before any rows; `self` is left as it was."""
@@ -194,23 +198,24 @@ class PFNPosterior(Conditionable):
     @torch.no_grad()
     def _remember(self) -> None:
         assert self.x is not None and self.y is not None
-        scaler = self.method.standardization(self.x, self.y)
+        y = self.y if self.method.classes else self.y.double()
+        scaler = self.method.standardization(self.x, y)
         kind = self.network.prior_token.dtype
         inputs = context_inputs(self.x, self.x, scaler, self.method.features).to(kind)
-        cache = self.network.encode(inputs, network_targets(self.y, scaler, self.method.classes).to(kind))
+        cache = self.network.encode(inputs, network_targets(y, scaler, self.method.classes).to(kind))
         self.memory.store(cache)
 
     def predict(self, x: Any) -> Bar | Categorical:
-        """Posterior predictive of every row of `x`, in the dtype of `x`; the prior predictive before `condition`.
+        """Posterior predictive of every row of `x`; the prior predictive before `condition`.
 
-        The batch axes of `x` broadcast with those of the context.
+        It is in float64 where `x` or the targets seen are. The batch axes of `x` broadcast with those of the context.
 
         Raises:
             ValueError: wrong shapes, values that are not finite, or more columns than the network was trained for.
         """
         seen = self.x
         x = check_inputs(x, None if seen is None else seen.shape[-1], self.columns).to(self.device)
-        kind, wide = self.network.prior_token.dtype, torch.promote_types(x.dtype, torch.float32)
+        kind, wide = self.network.prior_token.dtype, output_dtype(x, self.y)
         x = x.double()
         if seen is None:
             self._check_size(x[..., :1, :])
@@ -222,7 +227,7 @@ class PFNPosterior(Conditionable):
                 f"x must have batch axes that broadcast with the context's {tuple(seen.shape[:-2])}, "
                 f"got {tuple(x.shape[:-2])}"
             ) from None
-        scaler = self.method.standardization(seen, seen[..., 0] if self.y is None else self.y)
+        scaler = self.method.standardization(seen, seen[..., 0] if self.y is None else self.y.double())
         inputs = context_inputs(x, seen, scaler, self.method.features).to(kind)
         cache = self._cache(inputs)
         chunk = max(1, CHUNK // max(1, math.prod(x.shape[:-2])))

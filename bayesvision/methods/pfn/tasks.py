@@ -98,15 +98,20 @@ class TaskStream:
                 f"got {list(x.shape)} and {list(y.shape)}"
             )
         check_draw(self.prior, x, y, (step, part))
-        x = x.float()
+        x = x if x.dtype == torch.float64 else x.float()  # narrowed once it is standardised
         if x.shape[-1] > method.features:
             raise ValueError(f"features={method.features} is less than the {x.shape[-1]} columns that the prior draws")
-        y = y.float() if method.classes is None else check_classes(y, x, method.classes, "the prior's y")
+        if method.classes is not None:
+            y = check_classes(y, x, method.classes, "the prior's y")
+        elif y.dtype != torch.float64:
+            y = y.float()
         scaler = method.standardization(x[:, :context], y[:, :context])
         # a mixture of priors pads its narrower members with zero columns
         used = (x != 0).any(-2, keepdim=True).sum(-1, keepdim=True).clamp(min=1).to(x)
         inputs, targets = network_inputs(x, scaler, method.features, used), network_targets(y, scaler, method.classes)
         answers = y[:, context:] if method.classes is not None else targets[:, context:, 0]
+        inputs, targets = inputs.float(), targets.float()
+        answers = answers if method.classes is not None else answers.float()
         return inputs[:, :context], targets[:, :context], inputs[:, context:], answers
 
     def borders(self) -> Float[Tensor, " edges"]:

@@ -234,7 +234,7 @@ class TablePFNPosterior(Conditionable):
             ValueError: wrong shapes, infinite values, or other columns than before.
         """
         given = self._table(x)
-        dtype = output_dtype(given) if self.y is None or self.method.classes else output_dtype(given, self.y)
+        dtype = output_dtype(given, self.y)
         x, encoding = given.double(), self.encoding
         batch = () if self.x is None else self.x.shape[:-2]
         try:

@@ -65,6 +65,8 @@ def make_task(source: str, name: str, metric: str, curves: list[tuple[np.ndarray
     if len(clean) > limit:
         chosen = np.random.default_rng(0).permutation(len(clean))[:limit]
         clean = [clean[k] for k in sorted(chosen)]
+    if not clean:
+        return Task(source, name, [])
     scale = SCALES.get(metric)
     scale = scale([v for _, v in clean]) if callable(scale) else scale
     runs = []
@@ -132,6 +134,6 @@ SOURCES = {
 
 
 def load(folder: Path, limit: int = 100, sources: tuple[str, ...] = tuple(SOURCES)) -> list[Task]:
-    """Every task of the collections that are there."""
+    """Every task of the collections that are there and that has a usable curve."""
     there = [name for name in sources if (folder / f"curves_{name}").is_dir()]
-    return [task for name in there for task in SOURCES[name](folder, limit)]
+    return [task for name in there for task in SOURCES[name](folder, limit) if task.runs]

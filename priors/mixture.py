@@ -61,7 +61,7 @@ class PriorMixture:
             count = int((member == k).sum())
             if count:
                 task = prior.sample(count, rows, generator=generator)
-                drawn.append((member == k, task.x, task.y))
+                drawn.append((member == k, *((task.x, task.y) if hasattr(task, "x") else task)))
         features = max(inputs.shape[-1] for _, inputs, _ in drawn)
         kinds = (reduce(torch.promote_types, (part[i].dtype for part in drawn)) for i in (1, 2))
         x = torch.zeros(batch, rows, features, device=device, dtype=next(kinds))

@@ -213,8 +213,8 @@ def _check_prediction(program: Any, x: Float[Tensor, "n features"]) -> None:
     for a, b in zip(together, alone, strict=True):
         if not torch.allclose(a, b, rtol=1e-6, atol=1e-9):
             raise ValueError(
-                f"the program gives the first row of x the mean or standard deviation {float(a.detach()):g} among all rows "
-                f"and {float(b.detach()):g} alone, with the same latent values; rows must not depend on one another, so "
+                f"the program gives the first row of x the mean or deviation {float(a.detach()):g} among all rows and "
+                f"{float(b.detach()):g} alone, with the same latent values; rows must not depend on one another, so "
                 "standardise x before fit, not inside the program"
             )
 

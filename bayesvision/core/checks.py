@@ -2,12 +2,12 @@
 
 import inspect
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Generator, Tensor
 
 from bayesvision.core.roles import Prior
 
@@ -16,11 +16,11 @@ __all__ = [
     "as_tensor",
     "check_classes",
     "check_count",
-    "check_draw",
     "check_inputs",
     "check_prior",
     "check_targets",
     "columns_of",
+    "draw",
 ]
 
 
@@ -49,12 +49,53 @@ def check_prior(source: Any) -> Prior:
     return source
 
 
-def check_draw(prior: Any, x: Tensor, y: Tensor, batch: tuple[int, ...], missing: bool = False) -> None:
-    """Refuse what a prior drew where it is not finite; `missing` allows NaN in x.
+class Drawn(NamedTuple):
+    """A batch of data sets of a prior that returns the plain tuple (x, y)."""
+
+    x: Tensor
+    y: Tensor
+
+
+def draw(
+    prior: Prior,
+    batch: int,
+    rows: int,
+    rng: Generator,
+    where: tuple[int, ...] = (),
+    features: int | None = None,
+    missing: bool = False,
+) -> Any:
+    """A batch of data sets from a prior, checked; a plain tuple (x, y) is taken as well.
+
+    Args:
+        where: step and micro-batch that the batch is for.
+        features: number of columns, if only one will do.
+        missing: whether NaN is taken in x.
 
     Raises:
-        ValueError: it names the prior, the batch (step, micro-batch) and the first entry at fault.
+        ValueError: neither an object with `x` and `y` nor a tuple of both, wrong shapes, or numbers that are not
+            finite; it names the prior, the batch and the first entry at fault.
     """
+    name, task = type(prior).__name__, prior.sample(batch, rows, generator=rng)
+    if not (hasattr(task, "x") and hasattr(task, "y")):
+        if not (isinstance(task, tuple | list) and len(task) == 2 and all(isinstance(part, Tensor) for part in task)):
+            raise ValueError(
+                f"the prior {name} must return an object with the tensors x and y, such as priors.Task(x, y), "
+                f"or the tuple of both, got {type(task).__name__}"
+            )
+        task = Drawn(*task)
+    x, y = task.x, task.y
+    columns = x.shape[-1] if features is None and x.ndim == 3 else features or 1
+    if x.shape != (batch, rows, columns) or y.shape != (batch, rows):
+        axes = f"[{batch}, {rows}, {'features' if features is None else features}]"
+        raise ValueError(
+            f"the prior {name} must draw x {axes} and y [{batch}, {rows}], got {list(x.shape)} and {list(y.shape)}"
+        )
+    _check_draw(name, x, y, where, missing)
+    return task
+
+
+def _check_draw(prior: str, x: Tensor, y: Tensor, batch: tuple[int, ...], missing: bool) -> None:
     for name, values in (("x", x), ("y", y)):
         if not values.is_floating_point():
             continue
@@ -62,7 +103,7 @@ def check_draw(prior: Any, x: Tensor, y: Tensor, batch: tuple[int, ...], missing
         if wrong.any():
             place = wrong.nonzero()[0].tolist()
             raise ValueError(
-                f"the prior {type(prior).__name__} drew {name}{place} = {values[tuple(place)].item()} "
+                f"the prior {prior} drew {name}{place} = {values[tuple(place)].item()} "
                 f"in the batch {batch}; training needs finite numbers, so mend its sample"
             )
 

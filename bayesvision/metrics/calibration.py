@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayesvision.core.checks import draw
 from bayesvision.core.roles import Posterior, Prior
 from bayesvision.distributions import Continuous, Discrete
 from bayesvision.metrics.inputs import _classes, _discrete, _summary, continuous, targets_of
@@ -122,7 +123,7 @@ def simulation_based_calibration(
         raise ValueError(f"tasks must be at least 1 and rows at least 2, got {tasks} and {rows}")
     source, values = torch.Generator().manual_seed(seed), []
     for _ in range(tasks):
-        task = prior.sample(1, rows, generator=source)
+        task = draw(prior, 1, rows, source)
         x, y = task.x[0], task.y[0]
         posterior = posterior_of(x[:-1], y[:-1])
         with torch.no_grad():

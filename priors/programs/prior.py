@@ -38,6 +38,8 @@ class PyroPrior:
                 y = pyro.sample("y", dist.Normal(slope * x, 0.1))
             return x.unsqueeze(-1), y
 
+    Inputs that are the same in every data set, such as a fixed grid, are returned as they are, [rows, features].
+
     Args:
         program: draws one data set.
         max_plate_nesting: greatest number of nested plates in it.
@@ -77,6 +79,8 @@ class PyroPrior:
         if not (isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, Tensor) for v in value)):
             raise ValueError(f"the program must return two tensors (x, y), got {type(value).__name__}")
         x, y = value
+        if x.shape[:-1] == (rows,) and x.ndim == 2:  # a grid, the same in every data set
+            x = x.expand(batch, -1, -1)
         if x.ndim != 3 or x.shape[:2] != (batch, rows) or y.shape != (batch, rows):
             raise ValueError(
                 f"with a batch axis the program must return x [{batch}, {rows}, features] and y [{batch}, {rows}], "

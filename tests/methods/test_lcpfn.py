@@ -241,7 +241,7 @@ def test_a_prior_of_another_shape_is_refused():
         def sample(self, batch, rows, *, generator):
             return Task(torch.zeros(batch, rows, 2), torch.zeros(batch, rows))
 
-    with rejected("epochs x"):
+    with rejected(r"must draw x \[16, \d+, 1\]"):
         LCPFN(train=Train(steps=1, execution=Execution(device="cpu"))).fit(Wide())
 
 

@@ -298,7 +298,9 @@ def test_priors_of_ones_own(kind):
     wide, tall = Own(lambda b, n: torch.rand(b, n, 5), good.y), Own(good.x, lambda b, n: torch.randn(b, n, 1))
     with pytest.raises(ValueError, match="features=4 is less than the 5 columns that the prior draws"):
         method.fit(wide)
-    with pytest.raises(ValueError, match=r"the prior must draw x \[.*\] and y \[\d+, \d+\], got .* \[\d+, \d+, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"the prior \w+ must draw x \[.*\] and y \[\d+, \d+\], got .* \[\d+, \d+, 1\]"
+    ):
         method.fit(tall)
     with pytest.raises(ValueError, match=r"the prior's y must hold classes 0 to 1, got values from 2 to 2"):
         replace(method, classes=2).fit(Own(good.x, lambda b, n: torch.full((b, n), 2)))

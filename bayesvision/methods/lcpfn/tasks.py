@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesvision.core.checks import check_draw
+from bayesvision.core.checks import draw
 from bayesvision.core.roles import Prior
 from bayesvision.training.seeds import generator
 
@@ -41,13 +41,7 @@ class TaskStream:
         """Epochs and values of whole curves; for every prefix its length and the rows to predict from it."""
         method, (size, rows) = self.method, self.sizes(step)
         source = generator(self.device, method.train.seed, step, part)
-        task = self.prior.sample(size, rows, generator=source)
-        if task.x.shape != (size, rows, 1) or task.y.shape != (size, rows):
-            raise ValueError(
-                f"the prior must draw epochs x [{size}, {rows}, 1] and values y [{size}, {rows}], "
-                f"got {list(task.x.shape)} and {list(task.y.shape)}"
-            )
-        check_draw(self.prior, task.x, task.y, (step, part))
+        task = draw(self.prior, size, rows, source, (step, part), features=1)
         prefixes = torch.arange(rows, device=self.device)
         # the empty prefix and the short ones once more: they are few, and there is most to learn from each
         prefixes = torch.cat([prefixes.new_zeros(-(-rows // EMPTY)), prefixes[: rows // 3], prefixes])

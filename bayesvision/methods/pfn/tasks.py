@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn.functional import one_hot, pad
 
-from bayesvision.core.checks import check_classes, check_draw
+from bayesvision.core.checks import check_classes, draw
 from bayesvision.core.roles import Prior
 from bayesvision.core.standardize import Standardization
 from bayesvision.distributions import Bar
@@ -90,14 +90,8 @@ class TaskStream:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         method = self.method
         _, rows, context = self.sizes(step)
-        task = self.prior.sample(size, rows, generator=generator(device, method.train.seed, step, part))
+        task = draw(self.prior, size, rows, generator(device, method.train.seed, step, part), (step, part))
         x, y = task.x, task.y
-        if x.ndim != 3 or x.shape[:2] != (size, rows) or y.shape != (size, rows):
-            raise ValueError(
-                f"the prior must draw x [{size}, {rows}, features] and y [{size}, {rows}], "
-                f"got {list(x.shape)} and {list(y.shape)}"
-            )
-        check_draw(self.prior, x, y, (step, part))
         x = x if x.dtype == torch.float64 else x.float()  # narrowed once it is standardised
         if x.shape[-1] > method.features:
             raise ValueError(f"features={method.features} is less than the {x.shape[-1]} columns that the prior draws")

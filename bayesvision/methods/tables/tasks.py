@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from bayesvision.core.checks import check_draw
+from bayesvision.core.checks import draw
 from bayesvision.core.roles import Prior
 from bayesvision.methods.tables.encoding import Encoding, target_features
 from bayesvision.training.seeds import generator
@@ -83,8 +83,7 @@ class TableStream:
         """Network inputs of one micro-batch."""
         size, rows, context = self.sizes(step)
         rng = generator(self.device, self.train.seed, step, micro_batch)
-        task = self.prior.sample(size, rows, generator=rng)
-        check_draw(self.prior, task.x, task.y, (step, micro_batch), missing=True)
+        task = draw(self.prior, size, rows, rng, (step, micro_batch), missing=True)
         x = task.x.double()
         if x.shape[-1] > self.columns:
             raise ValueError(f"columns={self.columns} is less than the {x.shape[-1]} columns that the prior draws")

@@ -142,6 +142,19 @@ def test_same_recipe_same_bits_whatever_the_global_state(instance):
     assert torch.equal(again, said)
 
 
+@each(INSTANCES)
+def test_inference_mode_around_fit_changes_nothing(instance):
+    data, said = instance.rows(ROWS, seed=1), numbers(seen(instance), instance)
+    with torch.inference_mode():
+        posterior = instance.fit(*(value.clone() for value in data))
+        torch.testing.assert_close(numbers(posterior, instance), said, rtol=0, atol=0)
+    x = queries(instance).requires_grad_()
+    law = posterior.predict(x)
+    value = law.mean if instance.classes is None else law.class_probs
+    (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+    assert gradient is None or gradient.isfinite().all()
+
+
 # 3. Copies
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesvision.baselines.last_value import LastValue, LastValuePosterior, _check_noise
 from bayesvision.core.checks import check_count
 from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Normal
@@ -70,6 +71,7 @@ class CurveFit:
         check_count("starts", self.starts)
         _check_noise(self.noise)
 
+    @outside_inference_mode
     def fit(self, source: Data, log: Log | None = None) -> "CurveFitPosterior | LastValuePosterior":
         """Fit one curve, epochs [n] or [n, 1] and values [n].
 

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from bayesvision.core.checks import check_count
 from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Mixture, Normal
@@ -84,6 +85,7 @@ class Ensemble:
                 f"steps={self.steps}"
             )
 
+    @outside_inference_mode
     def fit(self, source: Data, log: Log | None = None) -> "EnsemblePosterior":
         """Draw from the posterior of the parameters given one curve, epochs [n] or [n, 1] and values [n].
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets, columns_of
 from bayesvision.core.data import Data, output_dtype
+from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Conditionable, Exported, Log
 from bayesvision.core.standardize import Standardization, statistics
@@ -74,6 +75,7 @@ class GP:
         if self.restarts < 0 or self.steps < 1:
             raise ValueError(f"restarts must be at least 0 and steps 1, got {self.restarts} and {self.steps}")
 
+    @outside_inference_mode
     def fit(self, source: Data, log: Log | None = None) -> "GPPosterior":
         """Learn the hyper-parameters that are not given from the rows `source`, and condition on them.
 
@@ -179,6 +181,7 @@ class GPPosterior(Conditionable):
         fit = y @ self.weights.squeeze(-1) / 2 + self.factor.diagonal().log().sum()
         return -fit - len(y) * (math.log(2 * math.pi) / 2 + self.units.y_scale.squeeze(-1).log())
 
+    @outside_inference_mode
     def condition(self, x: Any, y: Any) -> Self:
         """A new posterior that has also seen the rows (x, y), with the same hyper-parameters and units.
 

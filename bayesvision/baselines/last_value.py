@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Normal
@@ -42,6 +43,7 @@ class LastValue:
         convert_fields(self)
         _check_noise(self.noise)
 
+    @outside_inference_mode
     def fit(self, source: Data, log: Log | None = None) -> "LastValuePosterior":
         """Read off the last of the epochs [n] or [n, 1] and the differences of the values [n].
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets, columns_of
 from bayesvision.core.data import Data, output_dtype
+from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Mixture, Normal
@@ -98,6 +99,7 @@ class MCMC:
         if not 0 < self.target_accept < 1:
             raise ValueError(f"target_accept must lie strictly between 0 and 1, got {self.target_accept}")
 
+    @outside_inference_mode
     def fit(self, source: Data, log: Log | None = None) -> "MCMCPosterior":
         """Draw from the posterior given the rows `source`.
 

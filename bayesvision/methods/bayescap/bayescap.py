@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayesvision.core.checks import check_count, check_inputs
+from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import NOT_STORED, convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.distributions import Predictive
@@ -97,6 +98,7 @@ class BayesCap:
                 stacklevel=3,
             )
 
+    @outside_inference_mode
     def fit(self, source: Any, calibrate: Any = None, log: Log | None = None) -> "BayesCapPosterior":
         """Train a cap on what the network says about the inputs of `source`, which is asked once.
 
@@ -174,6 +176,7 @@ class BayesCapPosterior(Posterior):
         return self.cap.unusual(self._read(x))
 
     @torch.no_grad()
+    @outside_inference_mode
     def calibrate(self, source: Any) -> Self:
         """A new posterior, calibrated on held-out examples; `self` is left as it was.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bayesvision.core.checks import check_count, check_inputs, check_prior, check_targets
 from bayesvision.core.context import KVCache
 from bayesvision.core.data import output_dtype
-from bayesvision.core.modules import share, split_state
+from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import convert_fields, describe, to_json
 from bayesvision.core.roles import Conditionable, Exported, Log, Prior
 from bayesvision.distributions import Mixture, TruncatedTransformed
@@ -75,6 +75,7 @@ class LCPFN:
         if self.width % self.heads:
             raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
 
+    @outside_inference_mode
     def fit(self, source: Prior, log: Log | None = None) -> "LCPFNPosterior":
         """Train on curves drawn from the prior `source`; the result has seen no curve.
 
@@ -169,6 +170,7 @@ class LCPFNPosterior(Conditionable):
         new.horizon, new.scale = float(horizon), scale
         return new
 
+    @outside_inference_mode
     def condition(self, x: Any, y: Any) -> Self:
         """A new posterior that has also seen the values `y` [*batch, n] at the epochs `x` [n] or [*batch, n, 1].
 

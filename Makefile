@@ -7,11 +7,15 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKE
 
 .PHONY: setup test test-all lint types contracts docs demo check clean
 
-setup: $(VENV)/.ready
+setup: $(VENV)/.ready  ## the library with all that its tests, checks and pages need
 
-$(VENV)/.ready: pyproject.toml constraints.txt
+$(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps demosaicnet==0.0.14  # for its weights alone; it would pull torchvision
 	@touch $@
@@ -37,7 +41,7 @@ docs: setup
 
 check: lint types contracts docs test  ## what CI runs
 
-demo: setup  ## the main job on real data: demo/fit.png and a table
+demo: $(VENV)/.demo  ## the main job on real data: demo/fit.png and a table
 	$(BIN)/python examples/demo_data.py demo
 	$(BIN)/bayesvision predict demo/train.csv --target y --test demo/test.csv \
 		--out demo/predictions.csv --plot demo/fit.png --compare gp,nuts

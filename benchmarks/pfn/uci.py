@@ -44,6 +44,7 @@ def split_scores(x, y, test, rows: int, posterior, seed: int) -> dict[str, dict[
     b, truth = (b - loc) / scale, torch.as_tensor((y[test] - loc) / scale)
     models = {
         "pfn-gp": lambda: posterior.condition(a, b).predict(new),
+        "pfn-gp, 8 orders": lambda: posterior.condition(a, b).predict_averaged(new, orders=8),
         "GP, MLE-II": lambda: bv.GP(kernel="matern52").fit(bv.Data(a, b)).predict(new),
         "linear": lambda: linear(a, b, new),
     }

@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 import bayesvision as bv
 from bayesvision import PFN, Execution, Train
 from bayesvision.core.standardize import statistics
+from bayesvision.distributions import Categorical
 from bayesvision.methods.pfn.pfn import CHUNK
 from bayesvision.methods.pfn.tasks import TaskStream
 from bayesvision.training import seeds
@@ -352,3 +353,32 @@ class Broken:
 def test_a_prior_that_draws_nan_is_named():
     with pytest.raises(ValueError, match=r"the prior Broken drew y\[0, 1\] = nan in the batch \(\d+, 0\)"):
         NARROW.fit(Broken())
+
+
+@pytest.mark.parametrize("name", ["regression", "classes", "bare"])
+def test_the_average_over_column_orders_is_that_of_its_members(name):
+    classes = 3 if name == "classes" else None
+    post = untrained(features=3, classes=classes)
+    rng = torch.Generator().manual_seed(0)
+    x, new = torch.randn(2, 6, 3, generator=rng), torch.randn(2, 4, 3, generator=rng)
+    y = torch.randint(0, 3, (2, 6), generator=rng) if classes else torch.randn(2, 6, generator=rng)
+    given = post if name == "bare" else post.condition(x, y)
+    law = given.predict_averaged(new, orders=5, seed=3)
+    assert law.batch_shape == (2, 4)
+    rng = torch.Generator().manual_seed(3)
+    orders = [torch.arange(3), *(torch.randperm(3, generator=rng) for _ in range(4))]
+    members = []
+    for order in orders:
+        part = post if name == "bare" else post.condition(x[..., order], y)
+        members.append(part.predict(new[..., order]))
+    if isinstance(law, Categorical):
+        expected = torch.stack([m.class_probs for m in members]).mean(0)
+        torch.testing.assert_close(law.class_probs, expected, rtol=1e-4, atol=1e-6)
+    else:
+        value = torch.zeros(2, 4)
+        expected = torch.stack([m.log_prob(value).exp() for m in members]).mean(0)
+        torch.testing.assert_close(law.log_prob(value).exp(), expected, rtol=1e-4, atol=1e-6)
+    one = given.predict_averaged(new, orders=1)
+    torch.testing.assert_close(one.mean, given.predict(new).mean, rtol=1e-4, atol=1e-5, equal_nan=True)
+    with pytest.raises(ValueError, match="orders"):
+        given.predict_averaged(new, orders=0)

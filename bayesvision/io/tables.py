@@ -1,100 +1,180 @@
-"""Numeric tables from CSV files, every complaint naming the line and the column."""
+"""Tables from files, in any usual dialect and encoding; every complaint names the file, and the line and the column."""
 
 import csv
-import math
+import gzip
+import io
 import os
+import warnings
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from bayesvision.core.checks import LARGEST
 
-__all__ = ["Table", "is_number", "read_csv", "write_csv"]
+if TYPE_CHECKING:
+    import pandas
+
+__all__ = ["is_number", "read_table", "write_csv"]
 
 MOST_COLUMNS = 5_000
+SAMPLE = 200  # lines that tell the separator
+SEPARATORS = (",", ";", "\t", "|")
+SPACES = r"\s+"
+MISSING = ("", "na", "nan", "n/a", "#n/a", "<na>", "null", "none", "?", "-")
+MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # that a text may begin with
 
 
-class Table(NamedTuple):
-    """Numbers under column names, and the file that they are from."""
+def read_table(path: str | os.PathLike[str]) -> "pandas.DataFrame":
+    """The table in a CSV, TSV or Parquet file, or in a gzipped text; its index tells the line, or row, of the file.
 
-    source: str
-    columns: tuple[str, ...]
-    values: np.ndarray  # float64 [rows, columns]
-    lines: np.ndarray  # of the file, where each row ends
-
-    def split(self, target: str) -> tuple["Table", np.ndarray]:
-        """The other columns, and the column `target`.
-
-        Raises:
-            ValueError: no such column, or no other.
-        """
-        if target not in self.columns:
-            raise ValueError(f"{self.source}: no column {target!r} to predict, only {', '.join(self.columns[:20])}")
-        if len(self.columns) == 1:
-            raise ValueError(f"{self.source}: {target!r} is the only column; a prediction needs at least one more")
-        place = self.columns.index(target)
-        rest = tuple(c for c in self.columns if c != target)
-        return self._replace(columns=rest, values=np.delete(self.values, place, axis=1)), self.values[:, place]
-
-    def rows(self, index: np.ndarray) -> "Table":
-        """The given rows."""
-        return self._replace(values=self.values[index], lines=self.lines[index])
-
-    def select(self, columns: tuple[str, ...]) -> "Table":
-        """The given columns in the given order.
-
-        Raises:
-            ValueError: one of them is missing.
-        """
-        missing = [c for c in columns if c not in self.columns]
-        if missing:
-            lost, here = ", ".join(missing[:20]), ", ".join(self.columns[:20])
-            raise ValueError(f"{self.source}: the columns {lost} are missing; it has {here}")
-        return self._replace(columns=columns, values=self.values[:, [self.columns.index(c) for c in columns]])
-
-
-def read_csv(path: str | os.PathLike[str]) -> Table:
-    """A CSV file with a header and numbers, separated by commas, semicolons or tabs, in UTF-8.
+    Of a text, the separator is a comma, semicolon, tab, bar or white space, whichever fits most lines; numbers may have
+    decimal commas; empty cells, NA, NaN, null, None, ? and - are missing values.
 
     Raises:
-        ValueError: not such a file; the message starts with the path and names the line and the column.
+        FileNotFoundError: no such file.
+        ImportError: pandas is missing, or pyarrow for a Parquet file.
+        ValueError: not a table, no header, columns of one name, lines of another length than the header, or numbers
+            that are infinite or beyond 1e30.
     """
+    pandas = _pandas()
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {path}")
+    if Path(path).suffix.lower() in (".parquet", ".pq"):
+        frame = _parquet(path)
+    else:
+        frame = _csv(path)
+    _check_names(path, [str(name) for name in frame.columns])
+    if not len(frame):
+        raise ValueError(f"{path}: a header but no rows")
+    faults = []
+    for k, name in enumerate(frame.columns):
+        if pandas.api.types.is_float_dtype(frame.iloc[:, k]):
+            values = frame.iloc[:, k].to_numpy(dtype=float, na_value=np.nan)
+            wrong = np.flatnonzero(~np.isnan(values) & ~(np.abs(values) <= LARGEST))
+            if len(wrong):
+                place = f"{frame.index.name} {frame.index[wrong[0]]}, column {name!r}"
+                faults.append(f"{place} is {values[wrong[0]]:g} (of {len(wrong)} such values)")
+    if faults:
+        raise ValueError(f"{path}: values must be finite and at most {LARGEST:g} in size: {'; '.join(faults[:5])}")
+    return frame
+
+
+def _pandas() -> Any:
     try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is not UTF-8; save the file in that encoding") from None
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-    if not text.strip():
-        raise ValueError(f"{path}: the file is empty; it needs a header line and rows of numbers")
+        import pandas
+    except ModuleNotFoundError as error:
+        raise ImportError('tables are read with pandas: pip install "bayesvision[frame]"') from error
+    return pandas
+
+
+def _parquet(path: str | os.PathLike[str]) -> "pandas.DataFrame":
+    try:
+        frame = _pandas().read_parquet(path)
+    except ImportError as error:
+        raise ImportError("Parquet files are read with pyarrow: pip install pyarrow") from error
+    except Exception as error:  # pyarrow's errors are its own
+        raise ValueError(f"{path} is not a Parquet file that can be read ({error})") from None
+    if type(frame.index).__name__ != "RangeIndex" and frame.index.name is not None:
+        frame = frame.reset_index()
+    frame.index = _pandas().RangeIndex(1, len(frame) + 1, name="row")
+    return frame
+
+
+def _csv(path: str | os.PathLike[str]) -> "pandas.DataFrame":
+    pandas, text = _pandas(), _text(path)
+    separator = _separator(text)
+    if separator != SPACES:
+        lines = (line for line in text.splitlines(keepends=True) if line.strip())
+        header = next(csv.reader(lines, delimiter=separator))
+        _check_header(path, [name.strip() for name in header])
+    (_, width), *records = _records(path, text, separator)
+    unnamed = bool(records) and all(count == width + 1 for _, count in records)  # row names, as R writes them
+    for line, count in records:
+        if count != width + unnamed:
+            raise ValueError(f"{path}: line {line} has {count} fields where the header has {width}")
+    frame = pandas.read_csv(io.StringIO(text), sep=separator, dtype=str, na_filter=False, skipinitialspace=True)
+    if unnamed:
+        frame = frame.reset_index(names="Unnamed: 0")
+    names = [str(name).strip() for name in frame.columns]
+    frame = pandas.DataFrame({k: _typed(frame.iloc[:, k]) for k in range(frame.shape[1])})
+    frame.columns, frame.index = names, pandas.Index([line for line, _ in records], name="line")
+    return frame
+
+
+def _text(path: str | os.PathLike[str]) -> str:
+    """The content of a text file, whatever its encoding."""
+    content = Path(path).read_bytes()
+    if content[:2] == b"\x1f\x8b":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError) as error:
+            raise ValueError(f"{path}: the file is damaged gzip ({error})") from None
+    encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        text = content.decode("cp1252", errors="replace")
+        if "\0" not in text:
+            warnings.warn(f"{path} is not in UTF-8; it was read as Windows-1252 text", stacklevel=2)
     if "\0" in text:
-        raise ValueError(f"{path}: the file holds NUL bytes, so it is not a text file")
-    header = next(line for line in text.splitlines() if line.strip())
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=next((d for d in ",;\t" if d in header), ","))
+        raise ValueError(f"{path}: the file holds NUL bytes, so it is not a text file; give CSV, TSV or Parquet")
+    if not text.strip():
+        raise ValueError(f"{path}: the file is empty; it needs a header line and rows")
+    return text
+
+
+def _separator(text: str) -> str:
+    """What separates the cells: with it, most lines have as many cells as the first, and as many as can be."""
+    lines = [line for line in text.splitlines() if line.strip()][:SAMPLE]
+    best, chosen = (0.0, 1), ","
+    for separator in (*SEPARATORS, SPACES):
+        rows = [line.split() for line in lines] if separator == SPACES else list(csv.reader(lines, delimiter=separator))
+        width = max(set(map(len, rows[1:] or rows)), key=[len(row) for row in rows[1:] or rows].count)
+        fits = sum(len(row) == width for row in rows) / len(rows)
+        named = width - 1 <= len(rows[0]) <= width and len(rows[0]) > 1  # R leaves the row names without a name
+        if named and (round(fits, 1), width) > best and (separator != SPACES or best[1] == 1):
+            best, chosen = (round(fits, 1), width), separator
+    return chosen
+
+
+def _records(path: str | os.PathLike[str], text: str, separator: str) -> list[tuple[int, int]]:
+    """Number of the line where each record ends, and of its cells."""
+    if separator == SPACES:
+        return [(k, len(line.split())) for k, line in enumerate(text.splitlines(), 1) if line.strip()]
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=separator)
     try:
-        lines = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+        return [(reader.line_num, len(row)) for row in reader if len(row) > 1 or (row and row[0].strip())]
     except csv.Error as error:
         raise ValueError(f"{path}: line {reader.line_num}: {error}") from None
-    columns = _header(path, lines[0][1])
-    if len(lines) == 1:
-        raise ValueError(f"{path}: a header but no rows")
-    values = [_numbers(path, line, row, columns) for line, row in lines[1:]]
-    return Table(str(path), columns, np.array(values), np.array([line for line, _ in lines[1:]]))
 
 
-def _header(path: str | os.PathLike[str], row: list[str]) -> tuple[str, ...]:
-    columns = tuple(c.strip() for c in row)
-    if len(columns) > MOST_COLUMNS:
-        raise ValueError(f"{path}: {len(columns)} columns, and at most {MOST_COLUMNS} are read; keep the useful ones")
-    if all(is_number(c) for c in columns):
+def _check_header(path: str | os.PathLike[str], names: list[str]) -> None:
+    if all(is_number(name) for name in names):
         raise ValueError(f"{path}: line 1 holds numbers only; the first line must name the columns")
-    for k, name in enumerate(columns):
-        if not name:
-            raise ValueError(f"{path}: column {k + 1} has no name in line 1")
-        if name in columns[:k]:
-            raise ValueError(f"{path}: two columns are called {name!r}; rename one")
-    return columns
+    _check_names(path, [name for name in names if name])
+
+
+def _check_names(path: str | os.PathLike[str], names: list[str]) -> None:
+    if len(names) > MOST_COLUMNS:
+        raise ValueError(f"{path}: {len(names)} columns, and at most {MOST_COLUMNS} are read; keep the useful ones")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path}: two columns are called {', '.join(map(repr, twice[:5]))}; rename one of each")
+
+
+def _typed(cells: "pandas.Series") -> "pandas.Series":
+    """Numbers where every cell that is there holds one, text otherwise; missing cells are NaN or None."""
+    pandas = _pandas()
+    text = cells.str.strip()
+    there = ~text.str.lower().isin(MISSING)
+    for written in (text, text.str.replace(",", ".", regex=False)):
+        numbers = pandas.to_numeric(written.where(there), errors="coerce")
+        if numbers.notna().equals(there) and not text.str.contains("_", regex=False).any():
+            return numbers.astype(float)
+        if not text[there].str.fullmatch(r"[-+]?\d*(,\d+)?([eE][-+]?\d+)?").all():
+            break  # not decimal commas
+    return text.astype(object).where(there, None)
 
 
 def is_number(text: str) -> bool:
@@ -106,27 +186,10 @@ def is_number(text: str) -> bool:
     return "_" not in text  # 1_000 is a number to Python alone
 
 
-def _numbers(path: str | os.PathLike[str], line: int, row: list[str], columns: tuple[str, ...]) -> list[float]:
-    if len(row) != len(columns):
-        raise ValueError(f"{path}: line {line} has {len(row)} fields where the header has {len(columns)}")
-    values = []
-    for name, cell in zip(columns, row, strict=True):
-        where = f"{path}: line {line}, column {name!r}"
-        if cell.strip().lower() in ("", "na", "nan", "n/a", "null", "none", "?"):
-            raise ValueError(f"{where} is missing ({cell!r}); drop the row or fill it in")
-        if not is_number(cell):
-            raise ValueError(f"{where} is text ({cell[:40]!r}); encode it as numbers or drop the column")
-        value = float(cell)
-        if not math.isfinite(value) or abs(value) > LARGEST:
-            raise ValueError(f"{where} is {cell.strip()}; values must be finite and at most {LARGEST:g} in size")
-        values.append(value)
-    return values
-
-
 def write_csv(path: str | os.PathLike[str], columns: dict[str, np.ndarray]) -> None:
-    """Write named columns, numbers with nine significant digits, text as it is."""
+    """Write named columns, numbers with nine significant digits, text and whole numbers as they are."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in zip(*columns.values(), strict=True):
-            writer.writerow([value if isinstance(value, str) else f"{value:.9g}" for value in row])
+            writer.writerow([value if isinstance(value, str | int | np.integer) else f"{value:.9g}" for value in row])

@@ -24,6 +24,7 @@ from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import convert_fields, describe
 from bayesvision.core.roles import Conditionable, Exported, Log, Prior
 from bayesvision.distributions import Categorical, Mixture
+from bayesvision.methods.tables.contexts import mixed, screened, spread
 from bayesvision.methods.tables.encoding import CELL_FEATURES, Encoding, target_features
 from bayesvision.methods.tables.heads import ProcessClassHead, ProcessMixtureHead
 from bayesvision.methods.tables.network import CellTransformer
@@ -53,9 +54,10 @@ class TablePFN:
         >>> post.condition(frame, y).predict(new).interval(0.9)
 
     Args:
-        columns: maximum number of columns in training; more are screened.
+        columns: maximum number of columns in training; of more, those most correlated with the target are kept.
         classes: None for a numeric target, otherwise the maximum number of classes.
-        context: maximum number of context rows in training; more are spread over several contexts.
+        context: maximum number of context rows in training; more are spread over up to four contexts of that many,
+            whose predictions are mixed with equal weights.
         width, layers, heads: size of the transformer.
         components: normals of the predictive mixture.
         process: let the network read the Gaussian process; without it, it answers in units of the standardised target.
@@ -136,6 +138,8 @@ class TablePFNPosterior(Conditionable):
         self.columns: Columns | None = None
         self.labels: tuple[str, ...] | None = None
         self.encoding: Encoding | None = None
+        self.contexts: Tensor | None = None  # rows of each context, where one does not hold them all
+        self.kept: Tensor | None = None  # columns that were screened, where there are too many
         for name in ("x", "y"):
             self.register_buffer(name, None, persistent=False)
         self.cache = KVCache()
@@ -154,6 +158,7 @@ class TablePFNPosterior(Conditionable):
         """The bare network, as if no table had been seen."""
         new = share(self)
         new.x, new.y, new.columns, new.labels, new.encoding, new.cache = None, None, None, None, None, KVCache()
+        new.contexts, new.kept = None, None
         return new
 
     @outside_inference_mode
@@ -213,10 +218,17 @@ class TablePFNPosterior(Conditionable):
         """Statistics of the rows seen, the process fitted to them, and their keys and values."""
         assert self.x is not None and self.y is not None
         classes, dtype = self.method.classes, self.network.prior_token.dtype
-        y = self.y if classes else self.y.double()
-        self.encoding = Encoding.of(self.x, y, self._categorical(), classes, self.method.process)
-        seen = target_features(self.encoding.outputs(y, classes), self.encoding.seen(self.x, classes))
-        self.cache.store(self.network.encode(self.encoding.cells(self.x).to(dtype), seen.to(dtype)))
+        x, y, categorical = self.x, self.y if classes else self.y.double(), self._categorical()
+        self.kept = screened(x, y, categorical, classes, self.method.columns)
+        if self.kept is not None:
+            x, categorical = x[..., self.kept], categorical[..., self.kept]
+        self.contexts = spread(x.shape[-2], self.method.context)
+        if self.contexts is not None:
+            x, y = x[..., self.contexts, :], y[..., self.contexts]
+            categorical = categorical.unsqueeze(-2).expand(*x.shape[:-2], -1)
+        self.encoding = Encoding.of(x, y, categorical, classes, self.method.process)
+        seen = target_features(self.encoding.outputs(y, classes), self.encoding.seen(x, classes))
+        self.cache.store(self.network.encode(self.encoding.cells(x).to(dtype), seen.to(dtype)))
 
     def _categorical(self) -> Bool[Tensor, "*batch columns"]:
         assert self.x is not None
@@ -224,6 +236,19 @@ class TablePFNPosterior(Conditionable):
         if self.columns is not None:
             flags = torch.as_tensor(self.columns.categorical)
         return flags.to(self.device).expand(*self.x.shape[:-2], -1)
+
+    @property
+    def summary(self) -> str:
+        """How many rows and columns the predictions rest on, in words."""
+        if self.x is None:
+            return "no rows"
+        rows, columns = self.x.shape[-2:]
+        said = (
+            f"{rows} rows"
+            if self.contexts is None
+            else (f"{len(self.contexts)} contexts of {self.contexts.shape[-1]} of the {rows} rows")
+        )
+        return f"{said}, {columns if self.kept is None else f'{len(self.kept)} of the {columns}'} columns"
 
     def predict(self, x: Any) -> Mixture | Categorical:
         """Posterior predictive of every row of `x`; the prior predictive, of a standardised target, before `condition`.
@@ -243,6 +268,9 @@ class TablePFNPosterior(Conditionable):
             raise ValueError(
                 f"x must have batch axes that broadcast with the context's {tuple(batch)}, got {tuple(x.shape[:-2])}"
             ) from None
+        x = x if self.kept is None else x[..., self.kept]
+        if self.contexts is not None:
+            x = x.unsqueeze(-3).expand(*x.shape[:-2], len(self.contexts), *x.shape[-2:])
         if encoding is None:
             none = x[..., :0, :].detach()
             y = none[..., 0].long() if self.method.classes else none[..., 0]
@@ -254,9 +282,11 @@ class TablePFNPosterior(Conditionable):
         raw, mean, stddev = (torch.cat(values, -2) for values in zip(*parts, strict=True))
         if self.method.classes is None:
             loc, scale = encoding.y_loc.to(dtype), encoding.y_scale.to(dtype)
-            return self.head(raw, mean[..., 0], stddev[..., 0], loc, scale)
-        count = self.method.classes if self.y is None else int(self.y.max()) + 1
-        return self.head(raw[..., :count], mean[..., :count])
+            law = self.head(raw, mean[..., 0], stddev[..., 0], loc, scale)
+        else:
+            count = self.method.classes if self.y is None else int(self.y.max()) + 1
+            law = self.head(raw[..., :count], mean[..., :count])
+        return law if self.contexts is None else mixed(law)
 
     def _read(self, encoding: Encoding, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Raw output for queries, and what the process predicts for them."""

@@ -7,8 +7,8 @@ from bayesvision.cli.curves.forecast import curves
 from bayesvision.cli.curves.replay import replay
 from bayesvision.cli.curves.watch import watch
 from bayesvision.cli.images import cap
-from bayesvision.cli.predict import predict
 from bayesvision.cli.pretrain import pretrain
+from bayesvision.cli.tables.predict import predict
 
 __all__ = ["main"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bayesvision.cli.common import Command, build_prior, open_model, show, timed, waiting
+from bayesvision.cli.common import Command, build_prior, show, timed, waiting
 
 if TYPE_CHECKING:
     from bayesvision.methods.pfn.pfn import PFNPosterior
@@ -55,9 +55,12 @@ def info(checkpoint: str, as_json: bool) -> None:
 @click.option("--seed", default=0, show_default=True)
 def validate(checkpoint: str, tasks: int, features: int, rows: str, nuts: bool, seed: int) -> None:
     """Compare CHECKPOINT with the exact GP and NUTS on fresh data sets of its own prior."""
-    from bayesvision.io.checkpoints import describe
+    from bayesvision.io.checkpoints import describe, find
+    from bayesvision.methods.pfn.pfn import PFNPosterior
 
-    posterior = open_model(checkpoint)
+    posterior = find(checkpoint)
+    if not isinstance(posterior, PFNPosterior) or posterior.method.classes is not None:
+        raise ValueError(f"{checkpoint!r} is not a PFN for regression")
     try:
         sizes = [int(part) for part in rows.split(",")]
     except ValueError:

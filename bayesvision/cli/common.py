@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-__all__ = ["FILE", "Command", "build_prior", "check_output", "construct", "open_model", "show", "timed", "waiting"]
+__all__ = ["FILE", "Command", "build_prior", "check_output", "construct", "show", "timed", "waiting"]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -93,22 +93,6 @@ def check_output(path: Path, *inputs: Path | str | None) -> None:
         raise ValueError(f"{path} is a folder; name a file")
     if any(other is not None and path.resolve() == Path(other).resolve() for other in inputs):
         raise ValueError(f"{path} is read and would be overwritten; write to another file")
-
-
-def open_model(model: str, tables: bool = False) -> Any:
-    """A PFN for regression, shipped under a name or kept in a file; rows in the file are left out.
-
-    With `tables`, networks for tables are taken too.
-    """
-    from bayesvision.io.checkpoints import find
-    from bayesvision.methods.pfn.pfn import PFNPosterior
-    from bayesvision.methods.tables.tables import TablePFNPosterior
-
-    posterior = find(model)
-    kinds = (PFNPosterior, TablePFNPosterior) if tables else (PFNPosterior,)
-    if not isinstance(posterior, kinds) or posterior.method.classes is not None:
-        raise ValueError(f"{model!r} is not a PFN for regression")
-    return posterior
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

@@ -142,7 +142,9 @@ def _column(name: str, series: "pandas.Series", wanted: Kind | None) -> Column:
     if wanted is not None:
         return Column(name, wanted, why="you said so")
     if there.nunique() == 1:
-        return Column(name, "dropped", why=f"one value, {there.iloc[0]}")
+        value = there.iloc[0]
+        shown = f"{value:g}" if isinstance(value, float) else value
+        return Column(name, "dropped", why=f"one value, {shown}")
     if pd.api.types.is_datetime64_any_dtype(there):
         return Column(name, "date", why="as days")
     if pd.api.types.is_bool_dtype(there) or isinstance(there.dtype, pd.CategoricalDtype):
@@ -156,7 +158,8 @@ def _numeric(name: str, series: "pandas.Series", there: "pandas.Series") -> Colu
     values = there.to_numpy(dtype=float)
     steps = np.diff(values)
     unnamed = not name or name.startswith("Unnamed:") or name.lower() in ("index", "rownames", "row_id")
-    if unnamed and len(values) == len(series) and len(values) > 2 and (steps == 1).all():
+    whole = len(values) == len(series) and (values == np.round(values)).all()
+    if unnamed and whole and len(values) > 2 and (steps > 0).all():  # with gaps where rows were left out
         return Column(name, "dropped", why="it numbers the rows")
     return Column(name, "number")
 
@@ -165,8 +168,11 @@ def _text(name: str, there: "pandas.Series") -> Column:
     """A column of texts: numbers or dates in writing, a category, or free text."""
 
     text = there.astype(str).str.strip()
-    if _numbers(text).notna().mean() >= PARSED:
-        return Column(name, "number", why="text that reads as numbers")
+    numbers = _numbers(text)
+    if numbers.notna().mean() >= PARSED:
+        lost = text[numbers.isna()]
+        also = f"; {len(lost)} others, such as {lost.iloc[0]!r}, count as missing" if len(lost) else ""
+        return Column(name, "number", why=f"text that reads as numbers{also}")
     different = text.nunique()
     if _dates(text).notna().mean() >= PARSED:
         return Column(name, "date", why="as days")

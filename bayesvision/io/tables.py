@@ -5,6 +5,7 @@ import gzip
 import io
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +41,7 @@ def read_table(path: str | os.PathLike[str]) -> "pandas.DataFrame":
     pandas = _pandas()
     if not Path(path).is_file():
         raise FileNotFoundError(f"no file {path}")
-    if Path(path).suffix.lower() in (".parquet", ".pq"):
-        frame = _parquet(path)
-    else:
-        frame = _csv(path)
+    frame = (_parquet if Path(path).suffix.lower() in (".parquet", ".pq") else _csv)(path)
     _check_names(path, [str(name) for name in frame.columns])
     if not len(frame):
         raise ValueError(f"{path}: a header but no rows")
@@ -129,7 +127,11 @@ def _separator(text: str) -> str:
     lines = [line for line in text.splitlines() if line.strip()][:SAMPLE]
     best, chosen = (0.0, 1), ","
     for separator in (*SEPARATORS, SPACES):
-        rows = [line.split() for line in lines] if separator == SPACES else list(csv.reader(lines, delimiter=separator))
+        try:
+            split = csv.reader(lines, delimiter=separator) if separator != SPACES else map(str.split, lines)
+            rows = list(split)
+        except csv.Error:  # a cell of more than 131,072 characters
+            continue
         width = max(set(map(len, rows[1:] or rows)), key=[len(row) for row in rows[1:] or rows].count)
         fits = sum(len(row) == width for row in rows) / len(rows)
         named = width - 1 <= len(rows[0]) <= width and len(rows[0]) > 1  # R leaves the row names without a name
@@ -186,7 +188,7 @@ def is_number(text: str) -> bool:
     return "_" not in text  # 1_000 is a number to Python alone
 
 
-def write_csv(path: str | os.PathLike[str], columns: dict[str, np.ndarray]) -> None:
+def write_csv(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
     """Write named columns, numbers with nine significant digits, text and whole numbers as they are."""
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)

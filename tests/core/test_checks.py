@@ -43,7 +43,9 @@ def frame(x, names=NAMES):
 
 @each(TABLES)
 def test_kinds_of_inputs_agree_and_the_output_has_their_dtype(instance):
-    posterior, x = seen(instance), instance.rows(5, seed=4)[0].float()
+    x, y = instance.rows(ROWS, seed=1)
+    posterior = instance.learn(x.float(), y if instance.classes else y.float())
+    x = instance.rows(5, seed=4)[0].float()
     expected = truth(posterior.predict(x))
     assert expected.dtype == torch.float32
     read_only = x.numpy().copy()
@@ -132,6 +134,9 @@ def test_shapes_of_y(instance, shape):
 @each([i for i in TABLES if i.classes is None])
 def test_constant_targets(instance):
     x, y = instance.rows(ROWS, seed=1)
+    if instance.name in ("pfn", "mcmc"):  # they learn no scale
+        assert instance.learn(x, torch.full_like(y, 2.5)).predict(x).mean.isfinite().all()
+        return
     with pytest.raises(ValueError, match=r"^y is constant \(2\.5 in all 12 rows\)"):
         instance.learn(x, torch.full_like(y, 2.5))
 

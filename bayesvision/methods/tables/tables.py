@@ -161,6 +161,18 @@ class TablePFNPosterior(Conditionable):
         new.contexts, new.kept = None, None
         return new
 
+    def with_columns(self, columns: Columns) -> Self:
+        """The same network for frames whose columns are `columns`, rather than what the first frame looks like.
+
+        Raises:
+            ValueError: the posterior has seen rows already.
+        """
+        if self.rows:
+            raise ValueError(f"columns must be set before condition; this posterior has seen {self.rows} rows")
+        new = share(self)
+        new.columns = columns
+        return new
+
     @outside_inference_mode
     def condition(self, x: Any, y: Any) -> Self:
         """A new posterior that has also seen the rows (x, y).

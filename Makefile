@@ -43,8 +43,8 @@ check: lint types contracts docs test  ## what CI runs
 
 demo: $(VENV)/.demo  ## the main job on real data: demo/fit.png and a table
 	$(BIN)/python examples/demo_data.py demo
-	$(BIN)/bayesvision predict demo/train.csv --target y --test demo/test.csv \
-		--out demo/predictions.csv --plot demo/fit.png --compare gp,nuts
+	$(BIN)/bayesvision predict demo/train.csv --target IBM --test demo/test.csv \
+		--out demo/predictions.csv --plot demo/fit.png --compare gp,linear,trees
 
 clean:
 	rm -rf $(VENV) build dist demo docs/_build docs/gallery docs/reference/api .pytest_cache .ruff_cache

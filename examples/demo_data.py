@@ -1,25 +1,26 @@
-"""Write demo/train.csv and demo/test.csv: the diabetes data that scikit-learn ships, its first eight columns.
+"""Write demo/train.csv and demo/test.csv: the monthly share prices that matplotlib ships, dates and holes included.
 
-442 patients; age, sex, body mass index, blood pressure and four serum measurements, each centred and scaled; the target
-y is a measure of disease progression one year later (Efron et al. 2004, Annals of Statistics 32, 407-499).
+Prices of eight companies and two indices, 1990 to 2020, in dollars; a company has no price before it went
+public. What is asked is the price of IBM, given the date and the other prices. 200 rows to learn from.
 """
 
 import sys
 from pathlib import Path
 
+import matplotlib.cbook
 import numpy as np
-from sklearn.datasets import load_diabetes
+import pandas as pd
 
 
 def main(folder: str) -> None:
-    data = load_diabetes()
-    table = np.column_stack([data.data[:, :8], data.target])
+    with matplotlib.cbook.get_sample_data("Stocks.csv") as file:
+        table = pd.read_csv(file, comment="#")
+    table = table[table["IBM"].notna()]  # the others tell the day of a dividend
     order = np.random.default_rng(0).permutation(len(table))
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    header = ",".join([*data.feature_names[:8], "y"])
     for name, rows in (("train", order[:200]), ("test", order[200:])):
-        np.savetxt(place / f"{name}.csv", table[rows], fmt="%.8g", delimiter=",", header=header, comments="")
+        table.iloc[rows].to_csv(place / f"{name}.csv", index=False)
     print(f"wrote {place}/train.csv (200 rows) and {place}/test.csv ({len(order) - 200} rows)")
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, abstractmethod
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class _Estimator(BaseEstimator, ABC):
             known = {f.name for f in dataclasses.fields(self.model)} if recipe else set()
             if unknown := sorted(set(fields) - known):
                 raise ValueError(f"model has no field {unknown[0]!r}; it has {', '.join(sorted(known)) or 'none'}")
-            self.model: Any = dataclasses.replace(self.model, **fields)
+            self.model = dataclasses.replace(cast(Any, self.model), **fields)
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -165,14 +165,15 @@ def _check_length(X: Any, y: np.ndarray) -> None:
 
 def _conditioned(model: Any, X: Any, y: np.ndarray, classes: int | None, subsample: bool, seed: int) -> Any:
     """The pretrained network `model` given the rows."""
-    posterior: Any = find(model)
+    posterior = cast(Any, find(model))
     kind = "regression" if classes is None else "classes"
     if not isinstance(posterior, PFNPosterior | TablePFNPosterior) or (posterior.method.classes is None) != (
         classes is None
     ):
         raise ValueError(f"model must be a PFN for {kind}, got {model!r}")
-    if classes is not None and classes > posterior.method.classes:
-        raise ValueError(f"y has {classes} classes and {model!r} takes at most {posterior.method.classes}")
+    most = posterior.method.classes or 0
+    if classes is not None and classes > most:
+        raise ValueError(f"y has {classes} classes and {model!r} takes at most {most}")
     limit = posterior.method.context
     if isinstance(posterior, PFNPosterior):
         if columns_of(X) is not None:

@@ -104,7 +104,7 @@ def _target(
                 "or take a network for classes"
             )
     if not as_classes:
-        return column.to_numpy(dtype=np.float64), ()
+        return column.to_numpy(dtype=np.float64, copy=True), ()
     labels = tuple(_label(v) for v in values)
     most = 10 if posterior is None else posterior.method.classes
     if len(labels) > most:
@@ -142,4 +142,4 @@ def _truth(test: Path, new: Any, target: str, labels: tuple[str, ...]) -> "np.nd
         return np.array([codes[_label(v)] if pandas.notna(v) else np.nan for v in column])
     if not pandas.api.types.is_numeric_dtype(column):
         raise ValueError(f"{test}: column {target!r} must hold numbers, got {column.dropna().iloc[0]!r}")
-    return column.to_numpy(dtype=np.float64)
+    return column.to_numpy(dtype=np.float64, copy=True)

@@ -36,7 +36,7 @@ class Example(NamedTuple):
 @click.option(
     "--cap", "known", type=click.Path(dir_okay=False, path_type=Path), help="A saved cap; nothing is trained then."
 )
-@click.option("--family", default=FAMILIES[0], show_default=True, type=click.Choice(FAMILIES), help="Of the law.")
+@click.option("--family", default="student", show_default=True, type=click.Choice(FAMILIES), help="Of the law.")
 @click.option("--reads", default="output,input", show_default=True, help="What the cap reads, comma-separated.")
 @click.option("--steps", default=1000, show_default=True, type=click.IntRange(1), help="Optimiser steps.")
 @click.option("--crop", default=64, show_default=True, type=click.IntRange(2), help="Side of the training squares.")

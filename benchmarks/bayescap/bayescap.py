@@ -211,7 +211,7 @@ def of_posterior(name: str, posterior: Any, seconds: float, calibrated: bool) ->
 def caps(
     net: nn.Module, train: Images, noisy: Images, calibrate: Images, noisy_held: Images, steps: int
 ) -> tuple[list[Row], dict[str, Any]]:
-    base = bv.BayesCap(net, crop=48, train=bv.Train(steps=steps, batch=8, lr=2e-3))
+    base = bv.BayesCap(net, "generalized", crop=48, train=bv.Train(steps=steps, batch=8, lr=2e-3))
     both = ("output", "input")
     recipes = {
         "cap, generalised": base,

@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -226,7 +227,12 @@ def test_the_legacy_loss_warns_and_does_so_in_a_cap(maps):
     net, x, y = maps
     with pytest.warns(UserWarning, match=r"0\.684"):
         recipe = BayesCap(
-            net, loss="legacy", crop=16, width=8, train=Train(300, 8, 1e-2, execution=Execution(device="cpu"))
+            net,
+            loss="legacy",
+            family="generalized",
+            crop=16,
+            width=8,
+            train=Train(300, 8, 1e-2, execution=Execution(device="cpu")),
         )
     law = recipe.fit(Data(x, y)).predict(x)
     assert law.beta.median().item() == pytest.approx(0.684, abs=0.1)
@@ -478,7 +484,7 @@ def test_targets_of_eight_bits_have_a_floor(scale, floor):
         ({"members": 0}, "members"),
         ({"crop": 1}, "crop"),
         ({"loss": "wrong"}, "loss"),
-        ({"loss": "legacy", "family": "gaussian"}, "leave family"),
+        ({"loss": "legacy", "family": "gaussian"}, "say family"),
         ({"classes": 1}, "classes"),
         ({"classes": 3, "residual": True}, "keep their order"),
     ],
@@ -508,3 +514,41 @@ def test_no_warning_without_a_reason(maps):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         BayesCap(net, crop=8, width=8, train=QUICK).fit(Data(x, y), calibrate=Data(x, y)).interval(x)
+
+
+# Inputs unlike those of training, and targets that were rounded
+
+
+def test_the_default_law_is_not_far_off_where_inputs_have_moved():
+    """Errors of 1e-4 on one side and 0.1 on the other; then they are 0.05 everywhere, as with noise on the input."""
+    x = draws(0, 2000, 1)
+    size = torch.where(x > 0, 0.1, 1e-4)
+    recipe = BayesCap(nn.Identity(), reads=("output",), width=16, depth=1, train=Train(400, 64, 5e-3))
+    y, moved = x + size * draws(1, 2000, 1), x + 0.05 * draws(2, 2000, 1)
+    clean, shifted = {}, {}
+    for family in ("student", "generalized"):
+        post = replace(recipe, family=family).fit(Data(x[:1000], y[:1000]))
+        clean[family] = float(bv.metrics.nll(post.predict(x[1000:]), y[1000:]))
+        shifted[family] = float(bv.metrics.nll(post.predict(x[1000:]), moved[1000:]))
+    assert recipe.family == "student"
+    assert clean["student"] < clean["generalized"] + 0.15
+    assert shifted["student"] < 6 and shifted["student"] < shifted["generalized"] - 0.5
+
+
+@pytest.mark.parametrize(
+    ("values", "step"),
+    [
+        (torch.randint(0, 256, (5000,), generator=torch.Generator().manual_seed(0)) / 255, 1 / 255),
+        (torch.randint(0, 256, (5000,), generator=torch.Generator().manual_seed(0)) / 127.5 - 1, 2 / 255),
+        (torch.randint(-40, 90, (5000,), generator=torch.Generator().manual_seed(0)).float(), 1.0),
+        (torch.randn(5000, generator=torch.Generator().manual_seed(0)), 0.0),
+        (torch.randn(5000, generator=torch.Generator().manual_seed(0)).mul(1e-6), 0.0),
+        (torch.randint(0, 2, (5000,), generator=torch.Generator().manual_seed(0)).float(), 0.0),
+        (torch.rand(40, generator=torch.Generator().manual_seed(0)).repeat(200), 0.0),
+    ],
+)
+def test_a_grid_of_targets_is_found(values, step):
+    post = BayesCap(nn.Identity(), width=8, depth=1, train=Train(1, 2, execution=Execution(device="cpu"))).fit(
+        Data(values.unsqueeze(-1) + draws(9, len(values), 1), values.unsqueeze(-1) + 0 * draws(9, len(values), 1))
+    )
+    assert float(post.cap.head.floor) == pytest.approx(step / 12**0.5, rel=1e-3, abs=1e-12)

@@ -31,14 +31,18 @@ BLOCK = 1024  # rows that calibration asks about in one go
 class BayesCap:
     """Uncertainty around a frozen network (Bayesian Identity Cap, Upadhyay et al. 2022, arXiv 2207.06873).
 
-    A small network, the cap, reads the frozen output yhat and gives the law of y around it: by default a generalised
-    normal p(y) = beta / (2 alpha Gamma(1/beta)) exp(-(|y - yhat| / alpha)^beta) of every number (eq. 3). It minimises
-    the exact -log p(y); its mean is yhat itself, bit for bit. The paper's first term |mu - yhat|^2 is then zero.
+    A small network, the cap, reads the frozen output yhat and gives the law of y around it. It minimises the exact
+    -log p(y); its mean is yhat itself, bit for bit. The paper's first term |mu - yhat|^2 is then zero. The paper's law
+    is the generalised normal p(y) = beta / (2 alpha Gamma(1/beta)) exp(-(|y - yhat| / alpha)^beta) of every number (eq.
+    3); the default here is Student's t, which is the sharpest on photographs and, where inputs are unlike those of
+    training, is wrong by a few nats where the other is wrong by a thousand.
+
+    Targets that lie on a grid, such as images of 8 bits, were rounded: no standard deviation is below that of rounding.
 
     Args:
         net: a torch module, or any callable that returns a tensor or an array. Its outputs are maps [batch, channels,
             height, width], vectors [*batch, channels] or numbers [*batch].
-        family: of the law: `generalized`, `gaussian`, `laplace` or `student`.
+        family: of the law: `student`, `generalized`, `laplace` or `gaussian`.
         reads: what the cap reads: "output", and if wanted "input" and the names of submodules of `net`, each brought to
             the outputs' size.
         shared: one scale for all channels, in place of one for each.
@@ -59,7 +63,7 @@ class BayesCap:
     """
 
     net: Any = field(default=None, metadata=NOT_STORED)
-    family: Family = "generalized"
+    family: Family = "student"
     reads: tuple[str, ...] = ("output",)
     shared: bool = False
     residual: bool = False
@@ -86,8 +90,8 @@ class BayesCap:
         if self.loss not in ("exact", "legacy"):
             raise ValueError(f"loss must be exact or legacy, got {self.loss!r}")
         if self.loss == "legacy" and (self.family != "generalized" or self.classes):
-            raise ValueError("loss='legacy' is one of the generalised normal; leave family and classes as they are")
-        if self.classes and (self.residual or self.shared or self.family != "generalized"):
+            raise ValueError("loss='legacy' is one of the generalised normal; say family='generalized' without classes")
+        if self.classes and (self.residual or self.shared or self.family not in ("student", "generalized")):
             raise ValueError(
                 "classes have one scale and keep their order; leave family, shared and residual as they are"
             )

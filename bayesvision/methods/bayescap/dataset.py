@@ -1,5 +1,6 @@
 """`OutputDataset`: what a frozen network said and what was right, computed once and read often."""
 
+import functools
 import math
 import tempfile
 import warnings
@@ -9,6 +10,7 @@ from typing import IO, Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from bayesvision.core.checks import LARGEST, as_tensor, check_classes, check_inputs, check_targets, columns_of
@@ -16,6 +18,9 @@ from bayesvision.core.data import Data
 from bayesvision.methods.bayescap.frozen import Frozen, stacked
 
 __all__ = ["OutputDataset", "batches_of"]
+
+GRID_EXAMPLES, GRID_VALUES = 64, 20_000  # that tell whether targets lie on a grid: examples, and values of each
+GRID_LEVELS, GRID_OFTEN = 16, 8  # of a grid: levels at least, and how often each occurs on average
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,20 @@ def _blocks(source: Data) -> Iterable[tuple[Any, Any]]:
         )
     for k in range(0, len(x), BLOCK):
         yield x[k : k + BLOCK], y[k : k + BLOCK]
+
+
+def _grid_step(values: Float[Tensor, " n"]) -> float:
+    """The step of the grid that `values` lie on; 0 if they do not, or on one of few levels only.
+
+    A grid has at least 16 levels, each met 8 times on average, and steps that are whole numbers of the smallest one.
+    """
+    levels = values.unique()
+    if len(levels) < GRID_LEVELS or len(levels) * GRID_OFTEN > len(values):
+        return 0.0
+    step = float(levels.diff().min())
+    step = float((levels.diff() / (levels.diff() / step).round().clamp(min=1)).mean())
+    off = (levels - levels[0]) / step
+    return step if bool(((off - off.round()).abs() < 0.02).all()) else 0.0
 
 
 class OutputDataset:
@@ -163,10 +182,15 @@ class OutputDataset:
             )
         return y.float() / 255 if self.divided else y.float()
 
-    @property
+    @functools.cached_property
     def floor(self) -> float:
-        """Standard deviation of the rounding of 8-bit targets; 0 for others."""
-        return 0.0 if self.divided is None else 12**-0.5 / (255 if self.divided else 1)
+        """Standard deviation of the rounding of targets of 8 bits, or of others that lie on a grid; 0 elsewhere."""
+        if self.divided is not None:
+            return 12**-0.5 / (255 if self.divided else 1)
+        wanted = max(GRID_EXAMPLES, GRID_VALUES // self[0][1].numel())
+        places = torch.linspace(0, len(self) - 1, min(len(self), wanted), dtype=torch.float64).long().tolist()
+        values = torch.cat([self[k][1].flatten()[:GRID_VALUES] for k in places]).double()
+        return 12**-0.5 * _grid_step(values)
 
     def _keep(self, reads: Tensor, y: Tensor) -> None:
         self.low, self.high = min(self.low, float(y.min())), max(self.high, float(y.max()))

@@ -47,6 +47,9 @@ class CurveFit:
     the delta method, with a weak diagonal precision P: one unit of `limits` for c and A, a factor e^2 for shapes. A
     curve with no more than p rows gets the law of `LastValue`.
 
+    Example:
+        >>> bv.CurveFit("pow4").fit(bv.Data(epochs, accuracy)).predict([100]).interval(0.9)
+
     Args:
         family: `pow4`, `mmf` or `ilog2`.
         limits: where the curve may level off, widened to the range of the values seen.

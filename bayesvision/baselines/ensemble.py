@@ -49,6 +49,9 @@ class Ensemble:
     al. (2023, arXiv 2310.20447) extrapolate curves this way. Walkers start at draws of the prior, picked from
     `proposals` without replacement with probabilities proportional to their likelihood.
 
+    Example:
+        >>> bv.Ensemble(LearningCurves()).fit(bv.Data(epochs, accuracy)).predict([100]).interval(0.9)
+
     Args:
         prior: a `CurvePrior`, such as `priors.curves.LearningCurves()`.
         walkers: an even number, at least twice that of the parameters.

@@ -30,6 +30,9 @@ class LastValue:
 
     s^2 = (noise^2 + sum_i (y_(i+1) - y_i)^2) / n over consecutive rows, a random walk in the logarithm of the epochs.
 
+    Example:
+        >>> bv.LastValue().fit(bv.Data(epochs, accuracy)).predict([100]).stddev
+
     Args:
         noise: standard deviation that counts as one more difference, in units of y.
 

@@ -64,6 +64,10 @@ class MCMC:
     The predictive law is the equal mixture of p(y | x, draw) over the posterior draws. Chains run one after the
     other in this process, each a pure function of (seed, chain).
 
+    Example:
+        >>> post = bv.MCMC(program, chains=4).fit(bv.Data(x, y))
+        >>> post.predict(new).interval(0.9), post.diagnostics["slope"].r_hat
+
     Args:
         program: a pyro model `model(x, y=None)` with the observed site `y`, normal and with independent rows given the
             latent variables, which are the same for all rows; or an object that is called like one and has a method

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import numpy as np
+import torch
+from torch import Tensor
+
+from bayesvision.core.checks import columns_of
 
 if TYPE_CHECKING:
     import pandas
 
-__all__ = ["Column", "Columns", "Kind"]
+__all__ = ["Column", "Columns", "Kind", "is_frame", "named_classes"]
 
 Kind = Literal["number", "category", "date", "dropped"]
 UNIQUE = 0.5  # fraction of the rows: text with more different values than this is free text
@@ -219,3 +223,23 @@ def _numbers(text: "pandas.Series") -> "pandas.Series":
     import pandas as pd
 
     return pd.Series(pd.to_numeric(text, errors="coerce"), index=text.index)
+
+
+def is_frame(x: Any) -> bool:
+    """Whether `x` is a pandas frame."""
+    return columns_of(x) is not None
+
+
+def named_classes(y: Any) -> tuple[list[str], list[str] | None]:
+    """Targets as texts, and the different ones in order, where they are texts or truth values; None for numbers."""
+    if isinstance(y, Tensor) and y.dtype != torch.bool:
+        return [], None
+    array = np.asarray(y)
+    array = array.reshape(len(array)) if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.ndim != 1:
+        return [], None
+    text = array.dtype.kind in "US" or (array.dtype == object and any(isinstance(v, str) for v in array.flat))
+    if not text and array.dtype.kind != "b":
+        return [], None
+    values = [str(v) for v in array]
+    return values, sorted(set(values))

@@ -12,7 +12,11 @@ __all__ = ["Data", "check_epochs", "kind_of", "one_curve", "output_dtype"]
 
 
 class Data(NamedTuple):
-    """Rows `x` and, for fitting, their targets `y`: tensors, NumPy arrays or pandas frames."""
+    """Rows `x` and, for fitting, their targets `y`: tensors, NumPy arrays or pandas frames.
+
+    Example:
+        >>> bv.GP().fit(bv.Data(x, y)).predict(new)
+    """
 
     x: Any
     y: Any = None

@@ -20,6 +20,10 @@ class MetricScale:
     and 1 after it. A metric to be minimised is reflected, 1 - u (Adriaensen et al. 2023, arXiv 2310.20447, appendix
     on normalisation).
 
+    Example:
+        >>> loss = bv.MetricScale(lower=0, soft_lower=0, soft_upper=4, minimize=True)
+        >>> bv.pretrained("lcpfn").with_metric(50, loss).condition([1, 2], [3.9, 3.1]).predict(50).mean
+
     Args:
         lower, upper: hard bounds, which may be infinite.
         soft_lower, soft_upper: where values are expected; the hard bounds when left out.

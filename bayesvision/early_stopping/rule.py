@@ -57,6 +57,10 @@ class StoppingRule:
     (`bayesvision.early_stopping.threshold.best_level`), each of them stopped as the posterior would have had it. Level
     0 stops nothing. Until then, or with `learn=0`, it is `delta`.
 
+    Example:
+        >>> rule = bv.StoppingRule(horizon=100)
+        >>> rule.update("run 1", step=1, value=0.41).stop
+
     Args:
         horizon: last step of a run that is not stopped.
         scale: units of the metric; None for one in [0, 1] where larger is better.

@@ -9,7 +9,11 @@ __all__ = ["JsonLines"]
 
 
 class JsonLines:
-    """Appends metrics to a file, one JSON object a line; what is not finite becomes null."""
+    """Appends metrics to a file, one JSON object a line; what is not finite becomes null.
+
+    Example:
+        >>> bv.PFN().fit(prior, bv.JsonLines("log.jsonl"))
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file: TextIO = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (kept open for the run)

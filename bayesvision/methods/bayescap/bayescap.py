@@ -39,6 +39,10 @@ class BayesCap:
 
     Targets that lie on a grid, such as images of 8 bits, were rounded: no standard deviation is below that of rounding.
 
+    Example:
+        >>> post = bv.BayesCap(net).fit([(x, y)], calibrate=[(held, truth)])
+        >>> post.predict(new).stddev, post.interval(new, 0.9)
+
     Args:
         net: a torch module, or any callable that returns a tensor or an array. Its outputs are maps [batch, channels,
             height, width], vectors [*batch, channels] or numbers [*batch].

@@ -42,6 +42,10 @@ class LCPFN:
     before it, on a scale that resolves small ones; the answer is a mixture of normals around the last value
     (`bayesvision.nn.heads.MixtureHead`), since bars of fixed width cannot follow curves with next to no noise.
 
+    Example:
+        >>> post = bv.pretrained("lcpfn").condition(range(1, 11), accuracy)
+        >>> post.predict(100).probability_above(0.9)
+
     Args:
         rows: least and greatest number of rows of a training curve, drawn log-uniformly for each step; the greatest is
             also the most rows to condition on.

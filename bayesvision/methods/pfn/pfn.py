@@ -42,6 +42,10 @@ class PFN:
     The order of rows does not matter. That of columns should not, but does a little, since the network has not seen
     enough tasks to forget it; `PFNPosterior.predict_averaged` takes the average over orders.
 
+    Example:
+        >>> post = bv.PFN(features=2, train=bv.Train(steps=2_000)).fit(prior)
+        >>> post.condition(x, y).predict(new).interval(0.9)
+
     Args:
         features: greatest number of columns; with fewer, the rest is zero and the others are scaled by features / used.
         classes: None for regression, otherwise the greatest number of classes.

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -15,9 +14,8 @@ from bayesvision.core.checks import (
     check_inputs,
     check_prior,
     check_targets,
-    columns_of,
 )
-from bayesvision.core.columns import Columns
+from bayesvision.core.columns import Columns, is_frame, named_classes
 from bayesvision.core.context import Cache, KVCache
 from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share, split_state
@@ -349,23 +347,3 @@ class TablePFNPosterior(Conditionable):
             posterior.x, posterior.y = tensors["x"], tensors["y"]
             posterior._encode()
         return posterior
-
-
-def is_frame(x: Any) -> bool:
-    """Whether `x` is a pandas frame."""
-    return columns_of(x) is not None
-
-
-def named_classes(y: Any) -> tuple[list[str], list[str] | None]:
-    """Targets as texts, and the different ones in order, where they are texts or truth values; None for numbers."""
-    if isinstance(y, Tensor) and y.dtype != torch.bool:
-        return [], None
-    array = np.asarray(y)
-    array = array.reshape(len(array)) if array.ndim == 2 and array.shape[1] == 1 else array
-    if array.ndim != 1:
-        return [], None
-    text = array.dtype.kind in "US" or (array.dtype == object and any(isinstance(v, str) for v in array.flat))
-    if not text and array.dtype.kind != "b":
-        return [], None
-    values = [str(v) for v in array]
-    return values, sorted(set(values))

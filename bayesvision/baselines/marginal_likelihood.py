@@ -66,7 +66,7 @@ class _Exact(gpytorch.models.ExactGP):
 
 
 def learn(method: Any, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], log: Log | None) -> Hyper:
-    """Hyper-parameters of the `GP` recipe `method`: those given, and the likeliest of the others on standardised rows."""
+    """Hyper-parameters of the `GP` recipe `method`: those given, and the likeliest of the others."""
     features = x.shape[-1]
     given = {name: getattr(method, name) for name in Hyper._fields}
     if isinstance(method.lengthscale, tuple) and len(method.lengthscale) != features:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ def as_stored(posterior: Any) -> Any:
 
 def ship(posterior: Any, name: str, summary: str) -> Path:
     """Write the posterior in float16 into the package, and its digest into the index."""
+    train = posterior.method.train
+    if train.start is not None:  # of a file on somebody's machine its name is enough; the digest is in the metadata
+        posterior.method = replace(posterior.method, train=replace(train, start=Path(train.start).name))
     path = PLACE / f"{name}.safetensors"
     bv.save(posterior, path, torch.float16)
     index = json.loads((PLACE / "index.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 import bayesvision as bv
 from bayesvision.cli import main
-from priors import GaussianProcess, GaussianProcessMixture
+from priors import GaussianProcess, GaussianProcessMixture, RandomNetwork
 
 RECIPE = """
 [prior]
@@ -332,6 +332,21 @@ def test_bad_options(model: str, table: Path, tmp_path: Path) -> None:
         picture = table.rename(table.with_suffix(".png")) if option == "--plot" else table
         fails(run("predict", picture, "--target", "y", "--model", model, option, picture), "overwritten")
     assert picture.read_text().startswith("a,b,y")
+
+
+def test_a_plain_pfn_for_more_classes_than_the_table_has(tmp_path: Path) -> None:
+    train = bv.Train(steps=5, batch=2)
+    network = bv.PFN(features=2, classes=4, context=40, width=16, layers=1, heads=2, train=train)
+    bv.save(network.fit(RandomNetwork(2, classes=4)), tmp_path / "classes.safetensors")
+    table = "a,b,y\n" + "\n".join(f"{i},{i % 5},{'no' if i < 15 else 'yes'}" for i in range(30))
+    (tmp_path / "t.csv").write_text(table)
+    result = run(
+        "predict", tmp_path / "t.csv", "--target", "y", "--model", tmp_path / "classes.safetensors",
+        "--out", tmp_path / "o.csv",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    written = pd.read_csv(tmp_path / "o.csv")
+    np.testing.assert_allclose(written["p_no"] + written["p_yes"], 1, atol=1e-6)
 
 
 def test_a_plain_pfn_takes_a_random_subset_of_a_long_table(model: str, tmp_path: Path) -> None:

@@ -169,6 +169,7 @@ def _ask(posterior: Any, columns: "Columns", question: Question, seed: int) -> A
     """The network's prediction, and one line on what it rests on."""
     import numpy as np
 
+    from bayesvision.distributions import Categorical
     from bayesvision.methods.tables.tables import TablePFNPosterior
 
     if isinstance(posterior, TablePFNPosterior):
@@ -181,4 +182,7 @@ def _ask(posterior: Any, columns: "Columns", question: Question, seed: int) -> A
         kept = np.random.default_rng(seed).permutation(len(y))[:limit]
         x, y = x[kept], y[kept]
         click.echo(f"PFN: a random {limit} of the {len(question.y)} rows, as the model was trained for")
-    return posterior.condition(x, y).predict(columns.encode(question.new))
+    law = posterior.condition(x, y).predict(columns.encode(question.new))
+    if question.labels:  # of the classes that the network knows, those of this table
+        law = Categorical(logits=law.logits[..., : len(question.labels)])
+    return law

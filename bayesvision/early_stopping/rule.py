@@ -1,11 +1,10 @@
 """`StoppingRule`: stops runs that are unlikely to beat the best one, over any posterior that extrapolates curves."""
 
-import bisect
 import hashlib
 import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from bayesvision.core.data import Data
 from bayesvision.distributions import Continuous
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.forecasts import READINGS, readings, steps_ahead
-from bayesvision.early_stopping.runs import Decision, Report, Run
+from bayesvision.early_stopping.runs import CurvePosterior, Decision, Forecaster, Report, Run
 from bayesvision.early_stopping.threshold import RECENT, TOP, Record, best_level
 from bayesvision.io.checkpoints import find
 
@@ -27,22 +26,6 @@ RunState = Literal["running", "stopped", "complete"]
 CLOSE = 1e-4  # two probabilities that rounding might swap
 POINTS = 12  # steps to come that a run which has ended is looked at, from each of its readings
 REMEMBERED = 256  # runs whose conditioned posterior is kept; the others are read again when they report
-
-
-@runtime_checkable
-class CurvePosterior(Protocol):
-    """What the rule needs: `condition` on epochs and values, `predict` at later epochs, and units to be set first."""
-
-    def with_metric(self, horizon: float, scale: MetricScale | None) -> Self: ...
-    def condition(self, x: Any, y: Any) -> Self: ...
-    def predict(self, x: Any) -> Any: ...
-
-
-@runtime_checkable
-class Forecaster(CurvePosterior, Protocol):
-    """What learning the level needs too: `forecasts`, as `LCPFNPosterior` has it, from every prefix of a curve."""
-
-    def forecasts(self, x: Any, y: Any, at: Any) -> Any: ...
 
 
 class StoppingRule:
@@ -184,7 +167,8 @@ class StoppingRule:
             state.stopped = step
             return self._diverged(step, value)
         previous = state.steps[-1] if state.steps else 0.0
-        self._insert(state, step, value)
+        state.insert(step, value)
+        self._level = None
         return self._consider(str(run), state, previous, step)
 
     def _is_number(self, step: float, value: float) -> bool:
@@ -258,18 +242,6 @@ class StoppingRule:
         slack = 1e-6 * max(1.0, abs(value))
         return math.isfinite(value) and self._range[0] - slack <= value <= self._range[1] + slack
 
-    def _insert(self, state: Run, step: float, value: float) -> None:
-        """Put a reading in its place; what the network has read past it is read again."""
-        place = bisect.bisect_left(state.steps, step)
-        if place < len(state.steps) and state.steps[place] == step:
-            state.values[place] = value
-        else:
-            state.steps.insert(place, step)
-            state.values.insert(place, value)
-        state.record, self._level = None, None
-        if place < state.read:
-            state.posterior, state.read = None, 0
-
     def _due(self, previous: float, step: float) -> bool:
         """Whether the step passes a fraction to decide at."""
         if self.at is None:
@@ -336,19 +308,7 @@ class StoppingRule:
 
     def report(self) -> Report:
         """Counts, steps, and what the audited runs reveal."""
-        runs = self._runs.values()
-        sign = -1.0 if self.minimize else 1.0
-        gains = []
-        for run in runs:
-            if run.audited is not None:
-                later = [v for s, v in zip(run.steps, run.values, strict=True) if s > run.audited[0]]
-                gains.append(max([sign * (v - run.audited[1]) for v in later], default=0.0))
-        lost = [max(0.0, g) for g in gains]
-        last = [run.steps[-1] for run in runs if run.steps]
-        saved = [self.horizon - run.stopped for run in runs if run.stopped is not None]
-        regret = sum(lost) / len(lost) if lost else math.nan
-        wrong = sum(g > 0 for g in gains)
-        return Report(len(last), len(saved), len(gains), sum(last), sum(saved), wrong, regret, self.level)
+        return Report.of(self._runs.values(), self.horizon, self.minimize, self.level)
 
     @torch.no_grad()
     def explain(self, run: Hashable, ax: Axes | None = None) -> Axes:
@@ -369,8 +329,7 @@ class StoppingRule:
 
     def state_dict(self) -> dict[str, Any]:
         """All that was reported and decided, as JSON data."""
-        keys = ("steps", "values", "stopped", "audited", "whole")
-        return {"runs": {name: {k: getattr(run, k) for k in keys} for name, run in self._runs.items()}}
+        return {"runs": {name: run.state() for name, run in self._runs.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; the arguments of the rule are its own.
@@ -379,11 +338,7 @@ class StoppingRule:
             ValueError: not such a state.
         """
         try:
-            runs = {}
-            for name, saved in state["runs"].items():
-                audited = None if saved["audited"] is None else (float(saved["audited"][0]), float(saved["audited"][1]))
-                steps, values = list(map(float, saved["steps"])), list(map(float, saved["values"]))
-                runs[name] = Run(steps, values, stopped=saved["stopped"], audited=audited, whole=bool(saved["whole"]))
+            runs = {name: Run.of_state(saved) for name, saved in state["runs"].items()}
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None
         self._runs, self._level = runs, None

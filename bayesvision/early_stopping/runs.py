@@ -1,9 +1,30 @@
 """What a stopping rule knows of a run, and what it says about it."""
 
+import bisect
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
-__all__ = ["Decision", "Report", "Run"]
+from bayesvision.distributions.metric import MetricScale
+
+__all__ = ["CurvePosterior", "Decision", "Forecaster", "Report", "Run"]
+
+
+@runtime_checkable
+class CurvePosterior(Protocol):
+    """What the rule needs: `condition` on epochs and values, `predict` at later epochs, and units to be set first."""
+
+    def with_metric(self, horizon: float, scale: MetricScale | None) -> Self: ...
+    def condition(self, x: Any, y: Any) -> Self: ...
+    def predict(self, x: Any) -> Any: ...
+
+
+@runtime_checkable
+class Forecaster(CurvePosterior, Protocol):
+    """What learning the level needs too: `forecasts`, as `LCPFNPosterior` has it, from every prefix of a curve."""
+
+    def forecasts(self, x: Any, y: Any, at: Any) -> Any: ...
 
 
 class Decision(NamedTuple):
@@ -45,6 +66,21 @@ class Report(NamedTuple):
     regret: float
     level: float
 
+    @classmethod
+    def of(cls, runs: Iterable["Run"], horizon: float, minimize: bool, level: float) -> Self:
+        """What became of `runs` of `horizon` steps."""
+        runs, sign, gains = list(runs), -1.0 if minimize else 1.0, []
+        for run in runs:
+            if run.audited is not None:
+                later = [v for s, v in zip(run.steps, run.values, strict=True) if s > run.audited[0]]
+                gains.append(max([sign * (v - run.audited[1]) for v in later], default=0.0))
+        lost = [max(0.0, g) for g in gains]
+        last = [run.steps[-1] for run in runs if run.steps]
+        saved = [horizon - run.stopped for run in runs if run.stopped is not None]
+        regret = sum(lost) / len(lost) if lost else math.nan
+        wrong = sum(g > 0 for g in gains)
+        return cls(len(last), len(saved), len(gains), sum(last), sum(saved), wrong, regret, level)
+
 
 @dataclass
 class Run:
@@ -68,3 +104,26 @@ class Run:
     audited: tuple[float, float] | None = None
     whole: bool = False
     record: Any = None
+
+    def insert(self, step: float, value: float) -> None:
+        """Put a reading in its place; what the network has read past it is to be read again."""
+        place = bisect.bisect_left(self.steps, step)
+        if place < len(self.steps) and self.steps[place] == step:
+            self.values[place] = value
+        else:
+            self.steps.insert(place, step)
+            self.values.insert(place, value)
+        self.record = None
+        if place < self.read:
+            self.posterior, self.read = None, 0
+
+    def state(self) -> dict[str, Any]:
+        """What was reported and decided, as JSON data."""
+        return {k: getattr(self, k) for k in ("steps", "values", "stopped", "audited", "whole")}
+
+    @classmethod
+    def of_state(cls, saved: dict[str, Any]) -> Self:
+        """The run that `state` described; a KeyError, TypeError, IndexError or AttributeError for anything else."""
+        audited = None if saved["audited"] is None else (float(saved["audited"][0]), float(saved["audited"][1]))
+        steps, values = list(map(float, saved["steps"])), list(map(float, saved["values"]))
+        return cls(steps, values, stopped=saved["stopped"], audited=audited, whole=bool(saved["whole"]))

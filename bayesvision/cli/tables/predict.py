@@ -63,10 +63,7 @@ def predict(
     """
     from bayesvision.cli.tables.compare import BASELINES, baseline
 
-    names = [name.strip() for name in compare.split(",") if name.strip()]
-    unknown = [name for name in names if name not in BASELINES]
-    if unknown:
-        raise ValueError(f"--compare takes {', '.join(BASELINES)}, got {', '.join(unknown)}")
+    names = _baselines(compare)
     if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--plot must end in .png, .pdf or .svg, got {plot.name!r}")
     for path in filter(None, (out, plot)):
@@ -82,13 +79,10 @@ def predict(
     results: Results = {}
     with waiting("PFN"):
         results["PFN"] = timed(lambda: _ask(posterior, columns, question, seed))
+    asked = question.seen, question.y, question.new, len(question.labels)
     for name in names:
         with waiting(BASELINES[name]):
-            results[BASELINES[name]] = timed(
-                lambda name=name: baseline(
-                    name, columns, question.seen, question.y, question.new, len(question.labels), seed
-                )
-            )
+            results[BASELINES[name]] = timed(lambda name=name: baseline(name, columns, *asked, seed))
     report(results, question, mass)
     with contextlib.ExitStack() as files:  # nothing appears under its final name unless everything was written
         if out is not None:
@@ -97,6 +91,16 @@ def predict(
             draw(files, plot, results, posterior, columns, question)
     for path in filter(None, (out, plot)):
         click.echo(f"wrote {path}")
+
+
+def _baselines(compare: str) -> list[str]:
+    from bayesvision.cli.tables.compare import BASELINES
+
+    names = [name.strip() for name in compare.split(",") if name.strip()]
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        raise ValueError(f"--compare takes {', '.join(BASELINES)}, got {', '.join(unknown)}")
+    return names
 
 
 def _kinds(given: tuple[str, ...]) -> dict[str, str]:

@@ -105,20 +105,27 @@ def _target(
             )
     if not as_classes:
         return column.to_numpy(dtype=np.float64, copy=True), ()
+    codes, labels = _codes(train, table, target, values, 10 if posterior is None else posterior.method.classes)
+    hint = f"; pass --kind {target}=number for numbers" if numeric and kind is None and posterior is None else ""
+    click.echo(f"{target} is taken for {len(labels)} classes: {', '.join(labels)}{hint}")
+    return codes, labels
+
+
+def _codes(train: Path, table: Any, target: str, values: list[Any], most: int) -> "tuple[np.ndarray, tuple[str, ...]]":
+    """Codes of the classes, and their names."""
+    import numpy as np
+
     labels = tuple(_label(v) for v in values)
-    most = 10 if posterior is None else posterior.method.classes
     if len(labels) > most:
         raise ValueError(
             f"{train}: column {target!r} has {len(labels)} different values, and the network takes {most} classes; "
-            "merge the rare ones" + (f", or pass --kind {target}=number" if numeric else "")
+            f"merge the rare ones, or pass --kind {target}=number if they are numbers"
         )
-    codes = np.array([labels.index(_label(v)) for v in column])
-    alone = [label for k, label in enumerate(labels) if (codes == k).sum() == 1]
-    if alone:
-        line = f"{table.index.name} {table.index[int(np.flatnonzero(codes == labels.index(alone[0]))[0])]}"
-        raise ValueError(f"{train}: {line}: the class {alone[0]!r} has this row alone; two are needed")
-    hint = f"; pass --kind {target}=number for numbers" if numeric and kind is None and posterior is None else ""
-    click.echo(f"{target} is taken for {len(labels)} classes: {', '.join(labels)}{hint}")
+    codes = np.array([labels.index(_label(v)) for v in table[target]])
+    for k, label in enumerate(labels):
+        if (codes == k).sum() == 1:
+            line = f"{table.index.name} {table.index[int(codes.tolist().index(k))]}"
+            raise ValueError(f"{train}: {line}: the class {label!r} has this row alone; two are needed")
     return codes, labels
 
 

@@ -43,8 +43,7 @@ class LCPFN:
     (`bayesvision.nn.heads.MixtureHead`), since bars of fixed width cannot follow curves with next to no noise.
 
     Example:
-        >>> post = bv.pretrained("lcpfn").condition(range(1, 11), accuracy)
-        >>> post.predict(100).probability_above(0.9)
+        >>> bv.pretrained("lcpfn").condition(range(1, 11), accuracy).predict(100).probability_above(0.9)
 
     Args:
         rows: least and greatest number of rows of a training curve, drawn log-uniformly for each step; the greatest is
@@ -251,9 +250,7 @@ class LCPFNPosterior(Conditionable):
         return y.double() if self.scale is None else self.scale.normalize(y)
 
     def predict(self, x: Any) -> Mixture | TruncatedTransformed:
-        """Predictive distribution of the metric, noise included, at the epochs `x`.
-
-        It is in float64 where `x` or the values seen are.
+        """Predictive distribution of the metric, noise included, at the epochs `x`; in float64 where x or values are.
 
         `x` is one epoch, a vector of them, or [*batch, m, 1] with batch axes that broadcast with the curves'.
 
@@ -333,14 +330,13 @@ class LCPFNPosterior(Conditionable):
         if self.x is not None and self.y is not None:
             exact |= {"x": self.x, "y": self.y}
         scale = None if self.scale is None else to_json(self.scale)
-        header = {"metadata": self.metadata, "horizon": self.horizon, "reads": self._reads, "scale": scale}
-        return Exported(weights, exact, header)
+        known = {"metadata": self.metadata, "horizon": self.horizon, "reads": self._reads, "scale": scale}
+        return Exported(weights, exact, known)
 
     @classmethod
     def restore(cls, method: LCPFN, tensors: dict[str, Tensor], header: dict[str, Any]) -> "LCPFNPosterior":
         """The posterior that `export` described."""
-        posterior = method.untrained()
-        weights = {k: v for k, v in tensors.items() if k not in ("x", "y")}
+        posterior, weights = method.untrained(), {k: v for k, v in tensors.items() if k not in ("x", "y")}
         posterior.to(weights["network.norm.weight"].dtype).load_state_dict(weights)
         posterior.metadata = header["metadata"]
         posterior.requires_grad_(False).eval()

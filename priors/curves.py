@@ -13,7 +13,7 @@ from priors.task import Task
 __all__ = ["LearningCurves"]
 
 Sites = dict[str, Tensor]
-# Every parameter of the prior: its law and the two numbers of that law, U(low, high) or LogN(mean, sd of the log).
+# Every parameter of the prior: its distribution and that one's two numbers, U(low, high) or LogN(mean, sd of the log).
 PARAMETER_PRIORS: dict[str, tuple[str, float, float]] = {
     "w1": ("uniform", 0.0, 1.0),
     "w2": ("uniform", 0.0, 1.0),
@@ -43,7 +43,7 @@ class LearningCurves:
         pow3(t) = c - a t^-alpha,  ilog2(t) = c - a / ln(t + 1),
         janoschek(t) = alpha - (alpha - beta) exp(-kappa t^delta).
 
-    `PARAMETER_PRIORS` holds the laws of the parameters. A curve is rejected unless f(epochs) > f(1) and 0 <= f <= 1 at
+    `PARAMETER_PRIORS` holds their distributions. A curve is rejected unless f(epochs) > f(1) and 0 <= f <= 1 at
     every epoch. The noise comes after that, so targets may leave [0, 1].
 
     Args:

@@ -44,7 +44,7 @@ class GaussianPosterior:
     weights: Float[Tensor, "*batch n 1"]
 
     def joint(self, x: Float[Tensor, "*batch m features"]) -> td.MultivariateNormal:
-        """Joint law of noisy targets at the rows of `x`, in float64."""
+        """Joint distribution of noisy targets at the rows of `x`, in float64."""
         x = x.double()
         cross, before = self.prior.covariance(x, self.x), self.prior.covariance(x, x)
         half = torch.linalg.solve_triangular(self.factor, cross.mT, upper=False)
@@ -52,7 +52,7 @@ class GaussianPosterior:
         return td.MultivariateNormal((cross @ self.weights).squeeze(-1), before - half.mT @ half + noise)
 
     def predict(self, x: Float[Tensor, "*batch m features"]) -> td.Normal:
-        """Marginal law of a noisy target at every row of `x`, in float64."""
+        """Marginal distribution of a noisy target at every row of `x`, in float64."""
         x = x.double()
         cross = self.prior.covariance(x, self.x)
         half = torch.linalg.solve_triangular(self.factor, cross.mT, upper=False)

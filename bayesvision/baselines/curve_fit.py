@@ -45,7 +45,7 @@ class CurveFit:
         y(t') ~ N(f(t'), s^2 + j(t')^T (J^T J / s^2 + P)^-1 j(t')),
 
     the delta method, with a weak diagonal precision P: one unit of `limits` for c and A, a factor e^2 for shapes. A
-    curve with no more than p rows gets the law of `LastValue`.
+    curve with no more than p rows gets the distribution of `LastValue`.
 
     Example:
         >>> bv.CurveFit("pow4").fit(bv.Data(epochs, accuracy)).predict([100]).interval(0.9)
@@ -124,7 +124,7 @@ class CurveFitPosterior(Posterior):
             self.register_buffer(name, value)
 
     def predict(self, x: Any) -> Normal:
-        """Normal law of a noisy value at the epochs `x`, [m] or [*batch, m, 1], in the dtype of `x`.
+        """Normal distribution of a noisy value at the epochs `x`, [m] or [*batch, m, 1], in the dtype of `x`.
 
         Raises:
             ValueError: wrong shapes, values that are not finite, or epochs not above 0.

@@ -45,7 +45,7 @@ class Ensemble:
     """Affine-invariant ensemble sampler (Goodman and Weare 2010) on a curve prior, by emcee (arXiv 1202.3665).
 
     The target is p(theta) prod_i N(y_i; f(t_i; theta), sigma^2), hard constraints of the prior included; the predictive
-    law is the equal mixture of N(f(t; theta), sigma^2) over the draws. Domhan et al. (2015) and Adriaensen et
+    distribution is the equal mixture of N(f(t; theta), sigma^2) over the draws. Domhan et al. (2015) and Adriaensen et
     al. (2023, arXiv 2310.20447) extrapolate curves this way. Walkers start at draws of the prior, picked from
     `proposals` without replacement with probabilities proportional to their likelihood.
 

@@ -181,7 +181,7 @@ class GPPosterior(Conditionable):
         return type(self)(self.method, x, y, self.units, self.hyper, self.columns)
 
     def predict(self, x: Any) -> Normal:
-        """Marginal law of a noisy target at every row of `x`, in float64 where `x` or the targets seen are.
+        """Marginal distribution of a noisy target at every row of `x`, in float64 where `x` or the targets seen are.
 
         Mean k(x', x) K^{-1} y and variance k(x', x') - k(x', x) K^{-1} k(x, x') + noise (eqs. 2.25-2.26).
 
@@ -195,7 +195,7 @@ class GPPosterior(Conditionable):
         return Normal((y_loc + y_scale * mean).to(wide), (y_scale * variance.sqrt()).to(wide))
 
     def joint(self, x: Any) -> td.MultivariateNormal:
-        """Joint law of noisy targets at the rows of `x`, in float64 where `x` or the targets seen are.
+        """Joint distribution of noisy targets at the rows of `x`, in float64 where `x` or the targets seen are.
 
         Raises:
             ValueError: wrong shapes, or values that are not finite.

@@ -83,7 +83,7 @@ class LastValuePosterior(Posterior):
             self.register_buffer(name, entry)
 
     def predict(self, x: Any) -> Normal:
-        """Normal law of a noisy value at the epochs `x`, [m] or [*batch, m, 1], in the dtype of `x`.
+        """Normal distribution of a noisy value at the epochs `x`, [m] or [*batch, m, 1], in the dtype of `x`.
 
         Raises:
             ValueError: wrong shapes, values that are not finite, or epochs not above 0.

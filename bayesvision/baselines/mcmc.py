@@ -31,7 +31,7 @@ SITE = "y"
 
 @runtime_checkable
 class Program(Protocol):
-    """A pyro model that also knows its predictive law, as the method `program` of a prior returns it.
+    """A pyro model that also knows its predictive distribution, as the method `program` of a prior returns it.
 
     For models whose rows depend on one another given the latent variables, like Gaussian processes.
     """
@@ -61,8 +61,8 @@ class Diagnostic(NamedTuple):
 class MCMC:
     """No-U-Turn sampler (Hoffman and Gelman 2014, arXiv 1111.4246) on a pyro program, in float64.
 
-    The predictive law is the equal mixture of p(y | x, draw) over the posterior draws. Chains run one after the
-    other in this process, each a pure function of (seed, chain).
+    The predictive distribution is the equal mixture of p(y | x, draw) over the posterior draws. Chains run one after
+    the other in this process, each a pure function of (seed, chain).
 
     Example:
         >>> post = bv.MCMC(program, chains=4).fit(bv.Data(x, y))
@@ -308,7 +308,7 @@ class MCMCPosterior(Posterior):
         return report
 
     def predict(self, x: Any) -> Mixture:
-        """Mixture over the draws of the law of y at every row of `x`, in float64 where `x` or the targets seen are.
+        """Mixture over the draws of p(y | draw) at every row of `x`, in float64 where `x` or the targets seen are.
 
         Raises:
             ValueError: wrong shapes, or values that are not finite.

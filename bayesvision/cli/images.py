@@ -193,7 +193,7 @@ def _write(posterior: Any, example: Example, out: Path) -> list[str]:
 
 
 def _first(law: Any) -> Any:
-    """The law of the first image of a batch."""
+    """The distribution of the first image of a batch."""
     from bayesvision.distributions import Mixture
     from bayesvision.distributions.base import reshaped
 

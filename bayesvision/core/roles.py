@@ -85,7 +85,7 @@ class Amortized(Protocol):
 
 @runtime_checkable
 class Joint(Protocol):
-    """A posterior that knows the joint law of several targets."""
+    """A posterior that knows the joint distribution of several targets."""
 
     def joint(self, x: Any) -> td.MultivariateNormal:
         """Joint posterior predictive at the rows of `x`, noise included."""

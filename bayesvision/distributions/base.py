@@ -65,7 +65,7 @@ class Continuous(td.Distribution):
 
     @torch.no_grad()
     def knots(self, levels: int = 256) -> Float[Tensor, "*batch knots"]:
-        """Points in increasing order between which the law varies little: about `levels` quantiles, tails included."""
+        """Points in increasing order between which the cdf varies little: about `levels` quantiles, tails included."""
         u = tail_levels(levels).to(self.mean)
         u = u.clamp(torch.finfo(u.dtype).eps, 1 - torch.finfo(u.dtype).eps)
         grid = self.icdf(u.reshape(-1, *(1 for _ in self.batch_shape)).expand(-1, *self.batch_shape))
@@ -174,7 +174,7 @@ class LocationFamily(Continuous):
 
 
 def reshaped(law: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The `Normal` or `LocationFamily` law whose parameters are those of `law`, each of them changed in shape."""
+    """The `Normal` or `LocationFamily` whose parameters are those of `law`, each of them changed in shape."""
     return type(law)(*(change(getattr(law, name)) for name in law.arg_constraints), validate_args=False)
 
 

@@ -101,7 +101,7 @@ class GeneralizedNormal(LocationFamily):
         return self._log_below((self._value(value) - self.loc) / self.alpha)
 
     def log_probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """log P(Y > threshold), the reflected law's `log_cdf`."""
+        """log P(Y > threshold), the reflected distribution's `log_cdf`."""
         return self._log_below((self.loc - self._value(threshold)) / self.alpha)
 
     def _log_below(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -124,7 +124,7 @@ class StudentT(LocationFamily):
         return self._log_below((self._value(value) - self.loc) / self.scale)
 
     def log_probability_above(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """log P(Y > threshold), the reflected law's `log_cdf`."""
+        """log P(Y > threshold), the reflected distribution's `log_cdf`."""
         return self._log_below((self.loc - self._value(threshold)) / self.scale)
 
     def _log_below(self, z: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

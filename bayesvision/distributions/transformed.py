@@ -1,4 +1,4 @@
-"""`TruncatedTransformed`: a predictive law seen through a monotone map, back in the units of the target."""
+"""`TruncatedTransformed`: a predictive distribution seen through a monotone map, back in the units of the target."""
 
 import functools
 from typing import Any, ClassVar, Self
@@ -15,7 +15,7 @@ __all__ = ["TruncatedTransformed"]
 
 
 class TruncatedTransformed(Continuous):
-    """Law of Y where u(Y), for a monotone u from the real line onto (low, high), follows `base` cut to (low, high).
+    """Distribution of Y where u(Y), for a monotone u from the real line onto (low, high), is `base` cut to (low, high).
 
     With F the cdf of `base`, Z = F(high) - F(low) and an increasing u,
 
@@ -25,7 +25,7 @@ class TruncatedTransformed(Continuous):
     CRPS are integrals over u by Gauss-Legendre rules between quantiles of `base`.
 
     Args:
-        base: the law in the units of u.
+        base: the distribution in the units of u.
         transform: the map y -> u, as one of torch's, bijective and monotone with a constant sign.
     """
 

@@ -211,7 +211,7 @@ class RunForecaster:
 
     @torch.no_grad()
     def fan(self, name: str) -> tuple[Float[Tensor, " points"], Continuous]:
-        """Steps to come of one run, and the predictive law at each."""
+        """Steps to come of one run, and the predictive distribution at each."""
         seen = self._seen[name]
         x, y = (torch.tensor(v, dtype=torch.float64) for v in (seen.steps, seen.values))
         posterior = self._standing(x, y, [seen.state])

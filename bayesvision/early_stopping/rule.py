@@ -292,7 +292,7 @@ class StoppingRule:
         return Decision(True, reason, p, final, step)
 
     def _forecast(self, state: Run, ahead: Tensor, best: float) -> tuple[Continuous, float]:
-        """Law at the steps ahead, and the greatest probability among them to be better than `best`."""
+        """Distribution at the steps ahead, and the greatest probability among them to be better than `best`."""
         law: Continuous = self._read(state).predict(ahead)
         better = law.cdf(torch.full_like(ahead, best)) if self.minimize else law.probability_above(best)
         return law, float(better.max())

@@ -1,4 +1,4 @@
-"""Scores of predictions: of the whole law, and of how well its spread tells where the errors are."""
+"""Scores of predictions: of the whole distribution, and of how well its spread tells where the errors are."""
 
 from bayesvision.metrics.calibration import coverage as coverage
 from bayesvision.metrics.calibration import expected_calibration_error as expected_calibration_error

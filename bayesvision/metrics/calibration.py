@@ -132,7 +132,7 @@ def simulation_based_calibration(
 
 
 def ks_pvalue(values: Any) -> float:
-    """Kolmogorov-Smirnov p-value of independent PIT values under the uniform law; a small one says not uniform.
+    """Kolmogorov-Smirnov p-value of independent PIT values under U(0, 1); a small one says that they are not uniform.
 
     Values of one data set share its context and so are not independent; those of `simulation_based_calibration` are.
 

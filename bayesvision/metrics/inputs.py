@@ -12,7 +12,7 @@ from bayesvision.distributions import Continuous, Discrete, Predictive
 
 
 def continuous(predictive: Any, score: str, instead: str) -> Continuous:
-    """`predictive`, where it is a law over numbers; a TypeError that says what to call `instead` otherwise."""
+    """`predictive`, where it is a distribution over numbers; a TypeError that says what to call `instead` otherwise."""
     if not isinstance(predictive, Continuous):
         raise TypeError(_wrong_kind(predictive, score, "numbers (Normal, Bar, Mixture, ...)", instead))
     return predictive

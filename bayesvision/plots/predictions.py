@@ -1,4 +1,4 @@
-"""Pictures of a predictive law against inputs, targets and other laws."""
+"""Pictures of a predictive distribution against inputs, targets and other distributions."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -24,7 +24,7 @@ Draws = dict[str, Tensor]
 
 
 # Programs of our own priors. Called with x and y, each is a pyro model whose observed site is "y"; `predictive` gives
-# the law of y at new rows for every posterior draw.
+# the distribution of y at new rows for every posterior draw.
 
 
 def _vector(law: Any, *shape: int) -> Any:
@@ -127,7 +127,7 @@ class ProcessMixtureProgram:
 
     p(y | x, hyper-parameters) = mean over the kernels of N(y; 0, variance k(x, x) + noise I). The prior raises small
     draws to a floor (noise to 1e-4). Here the sites are the draws before that, and the likelihood applies the same
-    floor to them, so that the law of y is the prior's own.
+    floor to them, so that the distribution of y is the prior's own.
     """
 
     prior: GaussianProcessMixture

@@ -31,10 +31,10 @@ BLOCK = 1024  # rows that calibration asks about in one go
 class BayesCap:
     """Uncertainty around a frozen network (Bayesian Identity Cap, Upadhyay et al. 2022, arXiv 2207.06873).
 
-    A small network, the cap, reads the frozen output yhat and gives the law of y around it. It minimises the exact
-    -log p(y); its mean is yhat itself, bit for bit. The paper's first term |mu - yhat|^2 is then zero. The paper's law
-    is the generalised normal p(y) = beta / (2 alpha Gamma(1/beta)) exp(-(|y - yhat| / alpha)^beta) of every number (eq.
-    3); the default here is Student's t, which is the sharpest on photographs and, where inputs are unlike those of
+    A small network, the cap, reads the frozen output yhat and gives the distribution of y around it. It minimises the
+    exact -log p(y); its mean is yhat itself, bit for bit. The paper's first term |mu - yhat|^2 is then zero. The paper
+    takes the generalised normal p(y) = beta / (2 alpha Gamma(1/beta)) exp(-(|y - yhat| / alpha)^beta) of every number
+    (eq. 3); the default here is Student's t, which is the sharpest on photographs and, where inputs are unlike those of
     training, is wrong by a few nats where the other is wrong by a thousand.
 
     Targets that lie on a grid, such as images of 8 bits, were rounded: no standard deviation is below that of rounding.
@@ -46,7 +46,7 @@ class BayesCap:
     Args:
         net: a torch module, or any callable that returns a tensor or an array. Its outputs are maps [batch, channels,
             height, width], vectors [*batch, channels] or numbers [*batch].
-        family: of the law: `student`, `generalized`, `laplace` or `gaussian`.
+        family: of the distribution: `student`, `generalized`, `laplace` or `gaussian`.
         reads: what the cap reads: "output", and if wanted "input" and the names of submodules of `net`, each brought to
             the outputs' size.
         shared: one scale for all channels, in place of one for each.
@@ -165,7 +165,7 @@ class BayesCapPosterior(Posterior):
         return reads.to(self.cap.centre.device, wide)
 
     def predict(self, x: Any) -> Predictive:
-        """Law of the target around the network's answer, with the shape of that answer.
+        """Distribution of the target around the network's answer, with the shape of that answer.
 
         `mean` is the frozen network's answer, bit for bit (in the type of `x`, where that is narrower), unless the
         recipe has a residual.
@@ -188,8 +188,8 @@ class BayesCapPosterior(Posterior):
     def calibrate(self, source: Any) -> Self:
         """A new posterior, calibrated on held-out examples; `self` is left as it was.
 
-        The scale of every law is multiplied by the one number that makes the held-out targets most likely (of a
-        classifier, the temperature). Then the errors over the predicted standard deviations are kept for `interval`.
+        Every scale is multiplied by the one number that makes the held-out targets most likely (of a classifier, the
+        temperature). Then the errors over the predicted standard deviations are kept for `interval`.
 
         Raises:
             TypeError, ValueError: as in `BayesCap.fit`.
@@ -224,7 +224,7 @@ class BayesCapPosterior(Posterior):
 
         The standard deviation is that before `calibrate`, since its factor was fitted to the same examples as q.
         If a new example and the n of `calibrate` are exchangeable, a number drawn at random from its target lies inside
-        with probability at least `mass`, whatever the law of the errors, on average over the examples; the numbers
+        with probability at least `mass`, whatever the errors' distribution, on average over the examples; the numbers
         within one example may depend on each other in any way.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Laws that are fitted without a network: constant ones, the factor of a scale, and conformal quantiles."""
+"""Distributions that are fitted without a network: constant ones, the factor of a scale, and conformal quantiles."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -66,7 +66,7 @@ def legacy_loss(law: Any, y: Tensor) -> Float[Tensor, ""]:
 def scale_factor(cost: Callable[[float], float]) -> float:
     """log s of the factor s on all scales (of classes, on the temperature) that makes held-out targets most likely.
 
-    For a normal law s^2 is the mean of (r / sigma)^2 (Laves et al. 2020, arXiv 2006.13092, eq. 9).
+    For a normal distribution s^2 is the mean of (r / sigma)^2 (Laves et al. 2020, arXiv 2006.13092, eq. 9).
 
     Args:
         cost: mean of -log p of the targets at each log s.

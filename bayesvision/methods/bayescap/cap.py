@@ -30,7 +30,7 @@ LOOKS = 1000  # training examples that tell what is in distribution
 
 
 class Cap(Posterior):
-    """The learned part: the law of y given what was read from the frozen network, outputs first.
+    """The learned part: the distribution of y given what was read from the frozen network, outputs first.
 
     It is data alone, so it can be saved; `BayesCap(net).wrap(cap)` puts it around the network again.
 
@@ -104,7 +104,7 @@ class Cap(Posterior):
 
     @torch.no_grad()
     def _start(self, sample: tuple[Tensor, Tensor], pairs: OutputDataset) -> None:
-        """The units of what is read, and the constant law that the networks start from."""
+        """The units of what is read, and the constant distribution that the networks start from."""
         reads, y = sample
         axis = self.kind.axis % reads.ndim
         rest = [a for a in range(reads.ndim) if a != axis]
@@ -145,7 +145,7 @@ class Cap(Posterior):
         return self.head(raw, loc, stretch)
 
     def predict(self, x: Float[Tensor, "*rest"]) -> Predictive:
-        """Law of y given what was read, [*batch, channels] or [batch, channels, height, width], outputs first.
+        """Distribution of y given what was read, [*batch, channels] or [batch, channels, height, width], outputs first.
 
         With several members or draws it is their equal mixture, whose variance is E[var] + Var[mean].
 
@@ -162,7 +162,7 @@ class Cap(Posterior):
         return self._combined(self.raws(x), x, stretch)
 
     def _combined(self, raws: list[Tensor], x: Tensor, stretch: bool = True) -> Any:
-        """The law that the outputs of the networks stand for."""
+        """The distribution that the outputs of the networks stand for."""
         wide = torch.promote_types(x.dtype, torch.float32)
         laws = [self._law(raw.to(wide), x.to(wide), stretch) for raw in raws]
         if self.method.classes:

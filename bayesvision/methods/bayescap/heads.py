@@ -14,7 +14,7 @@ Family = Literal["generalized", "gaussian", "laplace", "student"]
 
 
 class ScaleHead(nn.Module):
-    """One or two numbers to a law around a location that is known: a log-scale and, for some families, a tail.
+    """One or two numbers to a distribution around a location that is known: a log-scale and, for some families, a tail.
 
     With raw output a for the scale, s = scale0 exp(REACH tanh(a / REACH)), and with raw output b for the tail
 
@@ -23,11 +23,11 @@ class ScaleHead(nn.Module):
     - gaussian: `Normal` with standard deviation s
     - student: `StudentT` with scale s, 2.1 + softplus(b) degrees of freedom, bent to stay below 100
 
-    which is finite in float32, moments included, wherever a and b are. Zeros give `scale0` and `tail0`: the law that
-    the head starts from.
+    which is finite in float32, moments included, wherever a and b are. Zeros give `scale0` and `tail0`: what the head
+    starts from.
 
     Args:
-        family: of the law.
+        family: of the distribution.
         channels: numbers of scale0 and tail0, along `axis` of what the head is given.
         axis: of the channels.
 
@@ -56,9 +56,9 @@ class ScaleHead(nn.Module):
         self.register_buffer("floor", torch.zeros((), dtype=torch.float32))
 
     def forward(self, raw: Float[Tensor, "*rest"], loc: Float[Tensor, "*batch"], stretch: bool = True) -> Continuous:
-        """The law around `loc`; `raw` holds the scales and then the tails along the axis of the channels.
+        """The distribution around `loc`; `raw` holds the scales and then the tails along the axis of the channels.
 
-        Without `stretch` it is the law before calibration, exp(log_temperature) left out.
+        Without `stretch` it is the distribution before calibration, exp(log_temperature) left out.
         """
         parts = raw.chunk(self.outputs, self.axis)
         start, tail = (self.log_scale + stretch * self.log_temperature).to(raw), self.tail.to(raw)

@@ -25,6 +25,7 @@ __all__ = [
 
 
 LARGEST = 1e30  # beyond this, squares overflow float32
+CLASSIFIERS = "for classes take a network for them, such as pfn-classes (PFNClassifier in scikit-learn)"
 
 
 def check_count(name: str, value: Any, minimum: int = 1) -> None:
@@ -131,9 +132,9 @@ def _of_array(name: str, value: Any) -> Tensor:
             array = array.astype(np.float64)
         return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        cure = "encode text and categories as numbers first" if name != "y" else f"{CLASSIFIERS}, or encode them"
         raise ValueError(
-            f"{name} must hold numbers, got {type(value).__name__} with other values ({error}); "
-            "encode text and categories as numbers first"
+            f"{name} must hold numbers, got {type(value).__name__} with other values ({error}); {cure}"
         ) from None
 
 
@@ -217,6 +218,8 @@ def check_targets(
         ValueError: wrong shape, NaN or infinite values, or constant targets where they may not be.
     """
     value = _check_rows(y, x, name)
+    if value.dtype == torch.bool:
+        raise ValueError(f"{name} must hold numbers, got truth values; {CLASSIFIERS}, or give them as 0.0 and 1.0")
     value = value if value.is_floating_point() else value.double()
     _check_finite(name, value)
     if constant:

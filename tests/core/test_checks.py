@@ -264,3 +264,12 @@ def test_classes_come_as_any_kind_of_numbers():
         assert found.tolist() == [0, 2, 1]
         assert found.dtype == torch.int64
     assert check_classes([True, False, True], x, 2).tolist() == [1, 0, 1]
+
+
+@each([i for i in TABLES if i.classes is None])
+@pytest.mark.parametrize("labels", ["truth", "text", "tensor"])
+def test_labels_given_as_numbers_name_the_classifier(instance, labels):
+    x, y = instance.rows(ROWS, seed=1)
+    given = {"truth": (y > 0).numpy(), "text": np.where(y > 0, "yes", "no"), "tensor": y > 0}[labels]
+    with pytest.raises(ValueError, match="pfn-classes"):
+        instance.learn(x, given)

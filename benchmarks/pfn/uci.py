@@ -5,8 +5,8 @@ the target by rank in these rows) and scored on the split's test rows, in units 
 """
 
 import argparse
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -14,9 +14,8 @@ import torch
 from sklearn.linear_model import BayesianRidge
 
 import bayesvision as bv
-from bayesvision import metrics
 from bayesvision.distributions import Normal
-from benchmarks.common import DATA, mean_and_error, write
+from benchmarks.common import DATA, scored, summary, write
 
 SETS = ("concrete", "energy", "kin8nm", "naval", "power", "protein", "wine", "yacht")
 COLUMNS = 8
@@ -48,18 +47,7 @@ def split_scores(x, y, test, rows: int, posterior, seed: int) -> dict[str, dict[
         "GP, MLE-II": lambda: bv.GP(kernel="matern52").fit(bv.Data(a, b)).predict(new),
         "linear": lambda: linear(a, b, new),
     }
-    scores = {}
-    for name, work in models.items():
-        start = time.perf_counter()
-        predictive = work()
-        seconds = time.perf_counter() - start
-        scores[name] = {
-            "nll": float(metrics.nll(predictive, truth)),
-            "crps": float(metrics.crps(predictive, truth)),
-            "coverage 90 %": float(metrics.coverage(predictive, truth, 0.9)),
-            "seconds": seconds,
-        }
-    return scores
+    return scored(models, truth)
 
 
 def main() -> None:
@@ -73,19 +61,12 @@ def main() -> None:
         print(f"no data at {a.data}; give the folder of the UCI sets with --data")
         return
     torch.set_num_threads(1)
-    posterior, lines = bv.pretrained("pfn-gp"), []
+    posterior, lines = bv.pretrained("pfn-gp"), list[dict[str, Any]]()
     for name in SETS:
         with np.load(a.data / f"{name}.npz") as file:
             x, y, tests = file["X"].astype(float), file["y"].astype(float), file["test_index"]
         found = [split_scores(x, y, test[: a.test], a.rows, posterior, k) for k, test in enumerate(tests[: a.splits])]
-        for model in found[0]:
-            line: dict[str, str | float] = {"set": name, "model": model}
-            for metric in ("nll", "crps"):
-                line[metric], line[f"{metric} error"] = mean_and_error([f[model][metric] for f in found])
-            line["coverage 90 %"] = round(float(np.mean([f[model]["coverage 90 %"] for f in found])), 3)
-            line["seconds"] = float(f"{np.mean([f[model]['seconds'] for f in found]):.3g}")
-            lines.append(line)
-            print(line, flush=True)
+        lines += summary(found, set=name)
     write("pfn/uci", {"rows": a.rows, "splits": a.splits, "uci": lines})
 
 

@@ -1,8 +1,10 @@
 """What the scripts that put a network into the package share: the float16 file that is measured, and the index."""
 
+import argparse
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 
 import bayesvision as bv
 from bayesvision.io.tensors import replacing
+from benchmarks.common import machine
 
 PLACE = Path(bv.__file__).parent / "pretrained"
 
@@ -36,3 +39,18 @@ def ship(posterior: Any, name: str, summary: str) -> Path:
     with replacing(PLACE / "index.json") as temporary:
         temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def run(text: str | None, of: str, count: int, measure: Callable[[Any, int], dict[str, Any]]) -> None:
+    """The command that ships a checkpoint: what `measure` finds on `count` of something goes into its metadata."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--summary", required=True)
+    parser.add_argument(f"--{of}", dest="count", type=int, default=count)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    posterior: Any = bv.load(a.checkpoint)
+    posterior.metadata |= {"measured": measure(as_stored(posterior), a.count), "measured on": machine()}
+    path = ship(posterior, a.name, a.summary)
+    print(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB")

@@ -5,16 +5,11 @@
 Mean log-likelihood of the rest of curves drawn from the published prior, at 10, 20, 40 and 80 % seen.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 
-import bayesvision as bv
 from bayesvision.training.seeds import generator
-from benchmarks.common import machine
 from priors import LearningCurves
-from tools.ship.common import as_stored, ship
+from tools.ship.common import run
 
 
 @torch.no_grad()
@@ -38,21 +33,5 @@ def measure(posterior, curves: int) -> list[dict[str, float]]:
     return lines
 
 
-def main() -> None:
-    """Measure a checkpoint and put it among the shipped ones."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--summary", required=True)
-    parser.add_argument("--curves", type=int, default=4000)
-    a = parser.parse_args()
-    torch.set_num_threads(1)
-    posterior = bv.load(a.checkpoint)
-    posterior.metadata["measured"] = {"on the published prior": measure(as_stored(posterior).float(), a.curves)}
-    posterior.metadata["measured on"] = machine()
-    path = ship(posterior, a.name, a.summary)
-    print(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "curves", 4000, lambda network, n: {"on the published prior": measure(network.float(), n)})

@@ -5,18 +5,13 @@
 The table compares the network with the Gaussian process that it reads, on the prior that it was trained on.
 """
 
-import argparse
-from pathlib import Path
-
 import torch
 
-import bayesvision as bv
 from bayesvision.methods.tables.encoding import Encoding
 from bayesvision.methods.tables.tables import TablePFNPosterior
 from bayesvision.training.seeds import generator
-from benchmarks.common import machine
 from priors import StructuralTables
-from tools.ship.common import as_stored, ship
+from tools.ship.common import run
 
 QUERIES, BATCH, LIKE_A_NORMAL = 50, 10, 30.0
 
@@ -67,21 +62,5 @@ def measure(posterior: TablePFNPosterior, tables: int) -> list[dict[str, float]]
     return lines
 
 
-def main() -> None:
-    """Measure a checkpoint and put it among the shipped ones."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--summary", required=True)
-    parser.add_argument("--tables", type=int, default=200)
-    a = parser.parse_args()
-    torch.set_num_threads(1)
-    posterior = bv.load(a.checkpoint)
-    posterior.metadata["measured"] = {"on the prior": measure(as_stored(posterior), a.tables)}
-    posterior.metadata["measured on"] = machine()
-    path = ship(posterior, a.name, a.summary)
-    print(f"wrote {path}, {path.stat().st_size / 1e6:.2f} MB")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, "tables", 200, lambda network, n: {"on the prior": measure(network, n)})

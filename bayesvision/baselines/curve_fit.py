@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayesvision.baselines.last_value import LastValue, LastValuePosterior, _check_noise
 from bayesvision.core.checks import check_count
-from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.data import Data, asked_epochs, one_curve
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
@@ -82,7 +82,8 @@ class CurveFit:
             TypeError: `source` is not a `Data`.
             ValueError: wrong data, or epochs not above 0.
         """
-        t, y = one_curve(source)
+        curve = one_curve(source)
+        t, y = curve.t, curve.y
         shapes = len(SHAPES[self.family])
         if len(t) <= 2 + shapes:
             return LastValue(self.noise).fit(source, log)
@@ -94,7 +95,7 @@ class CurveFit:
         covariance = torch.linalg.inv(jacobian.mT @ jacobian / variance + precision.diag())
         if log is not None:
             log.log({"residual": float(variance.sqrt())}, 0)
-        return CurveFitPosterior(self, values, covariance, variance)
+        return CurveFitPosterior(self, values, covariance, variance, curve.dtype)
 
 
 class CurveFitPosterior(Posterior):
@@ -117,22 +118,26 @@ class CurveFitPosterior(Posterior):
         values: Float[Tensor, " p"],
         covariance: Float[Tensor, "p p"],
         variance: Float[Tensor, ""],
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.dtype = method, dtype
         for name, value in {"values": values, "covariance": covariance, "variance": variance}.items():
             self.register_buffer(name, value)
 
     def predict(self, x: Any) -> Normal:
-        """Normal distribution of a noisy value at the epochs `x`, [m] or [*batch, m, 1], in the dtype of `x`.
+        """Normal distribution of a noisy value at the epochs `x`, [m] or [*batch, m, 1].
+
+        It is in float64 where `x` or the values seen are.
 
         Raises:
             ValueError: wrong shapes, values that are not finite, or epochs not above 0.
         """
-        kind, t = kind_of(x), check_epochs(x).to(self.values.device)
+        t, dtype = asked_epochs(x, self.dtype)
+        t = t.to(self.values.device)
         mean, j = _value_and_gradient(self.method.family, self.values.double(), t)
         variance = self.variance.double() + torch.einsum("...p,pq,...q->...", j, self.covariance.double(), j)
-        return Normal(mean.to(kind), variance.sqrt().to(kind))
+        return Normal(mean.to(dtype), variance.sqrt().to(dtype))
 
 
 def _shape(family: Family, shapes: tuple[Tensor, ...], t: Float[Tensor, "*n"]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from torch import Generator, Tensor
 
 from bayesvision.core.checks import check_count
-from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.data import Data, asked_epochs, one_curve
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
@@ -96,7 +96,8 @@ class Ensemble:
             TypeError: `source` is not a `Data`.
             ValueError: wrong data, epochs not above 0, or fewer walkers than twice the parameters.
         """
-        t, y = one_curve(source)
+        curve = one_curve(source)
+        t, y = curve.t, curve.y
         names, start = self._start(t, y)
         target = _Target(self, names, t, y)
         sampler = emcee.EnsembleSampler(self.walkers, len(names), target, vectorize=True)
@@ -111,7 +112,7 @@ class Ensemble:
         if log is not None:
             log.log({"acceptance": acceptance, "autocorrelation": max(times.values())}, 0)
         draws = target.sites(chain[self.thin - 1 :: self.thin].flatten(0, 1))
-        return EnsemblePosterior(self, draws, acceptance, times)
+        return EnsemblePosterior(self, draws, curve.dtype, acceptance, times)
 
     def _start(self, t: Tensor, y: Tensor) -> tuple[tuple[str, ...], Shaped[np.ndarray, "walkers parameters"]]:
         """Names of the parameters, and the walkers' places.
@@ -186,11 +187,12 @@ class EnsemblePosterior(Posterior):
         self,
         method: Ensemble,
         latent: Sites,
+        dtype: torch.dtype,
         acceptance: float = math.nan,
         autocorrelation: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
-        self.method, self.names = method, tuple(latent)
+        self.method, self.names, self.dtype = method, tuple(latent), dtype
         self.acceptance, self.autocorrelation = acceptance, autocorrelation or {}
         for k, value in enumerate(latent.values()):
             self.register_buffer(f"site{k}", value)
@@ -201,12 +203,15 @@ class EnsemblePosterior(Posterior):
         return {name: getattr(self, f"site{k}") for k, name in enumerate(self.names)}
 
     def predict(self, x: Any) -> Mixture:
-        """Mixture over the draws of N(f(t), sigma^2) at the epochs `x`, [m] or [*batch, m, 1], in the dtype of `x`.
+        """Mixture over the draws of N(f(t), sigma^2) at the epochs `x`, [m] or [*batch, m, 1].
+
+        It is in float64 where `x` or the values seen are.
 
         Raises:
             ValueError: wrong shapes, values that are not finite, or epochs not above 0.
         """
         draws = {name: value.double() for name, value in self.latent.items()}
-        kind, t = kind_of(x), check_epochs(x).to(draws["sigma"].device)
+        t, dtype = asked_epochs(x, self.dtype)
+        t = t.to(draws["sigma"].device)
         mean = self.method.prior.curve(draws, t.flatten()).mT.reshape(*t.shape, -1)
-        return Mixture.of(Normal(mean.to(kind), draws["sigma"].expand(mean.shape).to(kind)))
+        return Mixture.of(Normal(mean.to(dtype), draws["sigma"].expand(mean.shape).to(dtype)))

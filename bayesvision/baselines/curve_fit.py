@@ -27,7 +27,7 @@ SHAPES = {  # bounds and grid sizes of the logarithms of the shape parameters
     "ilog2": (),
 }
 STEPS = 25  # of the fit from each start, at most
-FAR = 20.0  # times the data's range: greatest amplitude
+FAR = 20.0  # times the data's range: largest amplitude
 
 
 @dataclass(frozen=True)

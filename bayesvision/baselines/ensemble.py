@@ -178,7 +178,7 @@ class EnsemblePosterior(Posterior):
 
     Attributes:
         method: the recipe.
-        acceptance: share of the proposed moves that were accepted; 0.2 to 0.5 is healthy.
+        acceptance: fraction of the proposed moves that were accepted; 0.2 to 0.5 is healthy.
         autocorrelation: integrated autocorrelation time of each parameter, in steps; the walkers together hold about
             walkers * steps / time independent draws, and estimates need steps of at least 50 times it.
     """

@@ -43,7 +43,7 @@ class GP:
         standardize: give columns and target mean 0 and standard deviation 1 by the statistics of the rows of `fit`, and
             read the three above in those units. Without it f has mean 0 in the target's own units.
         restarts: random starting points besides the default one.
-        steps: greatest number of L-BFGS steps from each.
+        steps: maximum number of L-BFGS steps from each.
         seed: of the starting points.
 
     Raises:

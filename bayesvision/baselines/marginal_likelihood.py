@@ -90,7 +90,7 @@ def learn(method: Any, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], l
 def _maximise(
     method: Any, x: Tensor, y: Tensor, hyper: Hyper, spread: Hyper, free: list[str], log: Log | None
 ) -> Hyper:
-    """The hyper-parameters of the greatest marginal likelihood that L-BFGS finds; those not `free` stay."""
+    """The hyper-parameters of the largest marginal likelihood that L-BFGS finds; those not `free` stay."""
     source = generator("cpu", method.seed)
     best, best_cost = hyper, math.inf
     for k in range(method.restarts + 1):

@@ -15,7 +15,7 @@ __all__ = ["cap"]
 
 KINDS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 FAMILIES = ("generalized", "gaussian", "laplace", "student")
-HELD = 0.2  # share of the images to calibrate on
+HELD = 0.2  # fraction of the images to calibrate on
 LEAST = 10  # images from which on some are held out
 
 

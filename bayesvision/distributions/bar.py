@@ -68,7 +68,7 @@ class Bar(Continuous):
 
     @staticmethod
     def borders_of(targets: Float[Tensor, " n"], bars: int) -> Float[Tensor, " edges"]:
-        """Borders of `bars` bars that hold equal shares of the sample `targets`, from its least to its greatest.
+        """Borders of `bars` bars that hold equal parts of the sample `targets`, from its smallest to its largest.
 
         Ties (atoms in the sample) would make bars of width zero; each such run becomes a single border, so the
         result may hold fewer bars than asked for. An outer bar is at most twice as wide as all inner bars together:
@@ -182,7 +182,7 @@ class Bar(Continuous):
         return log_mass + self._log_height().to(z.dtype)[index] - tail.square() / 2 - self.scale.log()
 
     def cdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """Mass of the bars below, and the share of its own bar: linear in a bar, the half-normal's in a tail."""
+        """Mass of the bars below, and the fraction of its own bar: linear in a bar, the half-normal's in a tail."""
         z, (b, left, right) = self._standardize(value), self._frame()
         p, below, _ = self._cumulative()
         index = torch.bucketize(z.detach().contiguous(), b[1:-1])
@@ -292,7 +292,7 @@ class Bar(Continuous):
 
     @property
     def mode(self) -> Float[Tensor, "*batch"]:
-        """Where the density is greatest: the middle of the highest bar, or the inner border of a tail."""
+        """Where the density is largest: the middle of the highest bar, or the inner border of a tail."""
         index = (self.logits + self._log_height()).argmax(-1)
         b = self.borders
         places = torch.cat([b[1:2], (b[1:-2] + b[2:-1]) / 2, b[-2:-1]])

@@ -27,7 +27,7 @@ class _Tail(torch.autograd.Function):
         ctx.save_for_backward(z, df)
         value, v = (t.detach().double().cpu().numpy() for t in (z, df))
         squared = value**2
-        # the share of either tail, by whichever argument of the incomplete beta function keeps its digits
+        # the fraction of either tail, by whichever argument of the incomplete beta function keeps its digits
         far = scipy.special.betainc(v / 2, 0.5, v / (v + squared)) / 2
         near = 0.5 - scipy.special.betainc(0.5, v / 2, squared / (v + squared)) / 2
         tail = np.where(squared > 1, far, near)

@@ -177,7 +177,7 @@ class RunForecaster:
 
     @torch.no_grad()
     def chances(self, names: Sequence[str], best: float, points: int = READINGS) -> dict[str, float]:
-        """For each run the greatest probability, over `points` steps to come, that it is better than `best`."""
+        """For each run the largest probability, over `points` steps to come, that it is better than `best`."""
         found: dict[str, float] = {}
         for some, posterior in self._batches(names):
             law: Continuous = posterior.predict(self._ahead(some, points))

@@ -277,7 +277,7 @@ class Chances:
 
     @torch.no_grad()
     def better(self, runs: Runs, best: Float[np.ndarray, "orders steps"]) -> Float[np.ndarray, "orders steps"]:
-        """Greatest probability over the steps ahead that each of `runs` is better than `best`, for every step."""
+        """Largest probability over the steps ahead that each of `runs` is better than `best`, for every step."""
         weights, means, stddevs = self.parts[:, torch.as_tensor(runs)]
         law: Any = Mixture.of(Normal(means, stddevs, validate_args=False), weights.log())
         value = torch.as_tensor(np.where(np.isfinite(best), best, -LARGEST)).unsqueeze(-1)

@@ -31,7 +31,7 @@ REMEMBERED = 256  # runs whose conditioned posterior is kept; the others are rea
 class StoppingRule:
     """Stops run r at step T when P(y_t' > best) <= delta for every t' in (T, horizon] (arXiv 2310.20447, section 5.3).
 
-    `best` is the best value of any run so far, this one included. A share `audit` of the runs goes on although the
+    `best` is the best value of any run so far, this one included. A fraction `audit` of the runs goes on although the
     rule would stop them, so that `report()` can tell what stopping costs.
 
     The level delta is learned, which is also how the rule falls back where the forecasts are wrong or stopping does not
@@ -53,7 +53,7 @@ class StoppingRule:
             stays `delta`.
         least: readings before the first decision.
         at: fractions of the horizon to decide at, each at the first report that reaches it; all reports if left out.
-        audit: share of the runs that are never stopped.
+        audit: fraction of the runs that are never stopped.
         seed: of the choice of audited runs, which depends on nothing else but the run's name.
 
     Raises:
@@ -292,7 +292,7 @@ class StoppingRule:
         return Decision(True, reason, p, final, step)
 
     def _forecast(self, state: Run, ahead: Tensor, best: float) -> tuple[Continuous, float]:
-        """Distribution at the steps ahead, and the greatest probability among them to be better than `best`."""
+        """Distribution at the steps ahead, and the largest probability among them to be better than `best`."""
         law: Continuous = self._read(state).predict(ahead)
         better = law.cdf(torch.full_like(ahead, best)) if self.minimize else law.probability_above(best)
         return law, float(better.max())

@@ -33,7 +33,7 @@ class Decision(NamedTuple):
     Attributes:
         stop: whether to stop it.
         reason: why, in words.
-        p_improve: greatest probability over the epochs to come that the run beats the best value; NaN if not asked.
+        p_improve: largest probability over the epochs to come that the run beats the best value; NaN if not asked.
         predicted_final: predictive mean at the horizon, in the metric's units; NaN if not asked.
         step: the step that was decided at.
     """

@@ -21,7 +21,7 @@ def costs(
     """Steps that a run would have taken at each of `LEVELS`.
 
     Args:
-        chances: greatest probability to improve from each reading on; infinite where the rule does not decide.
+        chances: largest probability to improve from each reading on; infinite where the rule does not decide.
         steps: step of each reading, the last one repeated after it.
     """
     below = (chances[..., None] <= LEVELS) & (LEVELS > 0)
@@ -69,7 +69,7 @@ class Record(NamedTuple):
     minimize: bool
 
     def chances(self, best: float) -> Float[np.ndarray, " readings"]:
-        """Greatest probability ahead, from each reading on, to be better than `best` and the run itself so far."""
+        """Largest probability ahead, from each reading on, to be better than `best` and the run itself so far."""
         value = torch.from_numpy(np.maximum(best, [self.tops[0], *self.tops])).unsqueeze(-1).to(self.law.mean.device)
         p = (self.law.cdf(-value) if self.minimize else self.law.probability_above(value))[1:].cpu()
         p = p.where(self.ahead, torch.zeros_like(p)).amax(-1).numpy()

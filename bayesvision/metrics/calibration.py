@@ -39,7 +39,7 @@ def pit(predictive: Continuous, y: Any) -> Float[Tensor, "*batch"]:
 
 
 def coverage(predictive: Continuous, y: Any, mass: float = 0.9) -> Float[Tensor, ""]:
-    """Share of targets inside the central interval of probability `mass`, |2 F(y) - 1| <= mass; ideally `mass`.
+    """Fraction of targets inside the central interval of probability `mass`, |2 F(y) - 1| <= mass; ideally `mass`.
 
     Raises:
         TypeError: the prediction is of classes.
@@ -55,7 +55,7 @@ def coverage(predictive: Continuous, y: Any, mass: float = 0.9) -> Float[Tensor,
 def quantile_calibration_error(predictive: Continuous, y: Any, levels: int = 99) -> Float[Tensor, ""]:
     """Mean gap between nominal and empirical quantile levels, from 0 to 1/2.
 
-    With p_j = j / (levels + 1) and q_j the share of targets with F(y) <= p_j, it is sum_j |p_j - q_j| / levels: the
+    With p_j = j / (levels + 1) and q_j the fraction of targets with F(y) <= p_j, it is sum_j |p_j - q_j| / levels: the
     calibration error of Kuleshov et al. 2018 (arXiv 1807.00263) with absolute gaps in place of squared ones. Chance
     alone makes it about 0.31 / sqrt(n) for n independent targets: sqrt(2 / pi) int sqrt(p (1 - p)) dp = sqrt(pi / 32).
 
@@ -75,7 +75,7 @@ def quantile_calibration_error(predictive: Continuous, y: Any, levels: int = 99)
 def expected_calibration_error(predictive: Discrete, y: Any, bins: int = 15) -> Float[Tensor, ""]:
     """Mean gap between confidence and accuracy over bins of equal width, from 0 to 1.
 
-    sum_m n_m / n |acc_m - conf_m| over the bins ((m - 1) / bins, m / bins] of the greatest class probability (Guo et
+    sum_m n_m / n |acc_m - conf_m| over the bins ((m - 1) / bins, m / bins] of the largest class probability (Guo et
     al. 2017, arXiv 1706.04599, eq. 3). Few targets in a bin bias it upwards.
 
     Raises:

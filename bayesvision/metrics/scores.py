@@ -85,7 +85,7 @@ def brier(predictive: Discrete, y: Any) -> Float[Tensor, ""]:
 
 
 def accuracy(predictive: Discrete, y: Any) -> Float[Tensor, ""]:
-    """Share of targets that are the most probable class.
+    """Fraction of targets that are the most probable class.
 
     Raises:
         TypeError: the prediction is not of classes.

@@ -78,12 +78,12 @@ def _errors(predictive: Any, y: Any, score: str) -> tuple[Tensor, Tensor]:
 
 
 class Sparsification(NamedTuple):
-    """Root mean squared error of what is left when a share of the targets is dropped, over that of all of them.
+    """Root mean squared error of what is left when a fraction of the targets is dropped, over that of all of them.
 
     Attributes:
         dropped: shares, from 0 to below 1.
-        by_spread: dropping the greatest predicted standard deviations first.
-        oracle: dropping the greatest errors first.
+        by_spread: dropping the largest predicted standard deviations first.
+        oracle: dropping the largest errors first.
     """
 
     dropped: Float[Tensor, " shares"]
@@ -195,7 +195,7 @@ def ood_auroc(inside: Any, outside: Any) -> float:
 
 
 def ood_fpr95(inside: Any, outside: Any) -> float:
-    """Share of the usual inputs that are flagged by the threshold which flags 95 % of the strange ones; 0 is perfect.
+    """Fraction of the usual inputs flagged by the threshold that flags 95 % of the strange ones; 0 is perfect.
 
     Raises:
         ValueError: no scores, or some that are not finite.

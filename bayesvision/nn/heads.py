@@ -51,7 +51,7 @@ class MixtureHead(nn.Module):
         unit: where sinh turns from linear to exponential, in the target's units.
     """
 
-    REACH = 8.0  # greatest |a|: sinh(8) is 1,490 units
+    REACH = 8.0  # largest |a|: sinh(8) is 1,490 units
     LEAST, MOST = -4.6, 8.0  # of b: standard deviations from unit / 100 to 2,981 units
 
     def __init__(self, components: int, unit: float) -> None:

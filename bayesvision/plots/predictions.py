@@ -78,7 +78,7 @@ def prior_and_posterior(
 
 
 def calibration_curve(predictives: Mapping[str, Continuous], y: Any, ax: Axes | None = None) -> Axes:
-    """Share of targets inside the central interval of every probability; calibrated predictions follow the diagonal.
+    """Fraction of targets inside the central interval of every probability; calibrated predictions follow the diagonal.
 
     Below the diagonal intervals are too narrow, above it too wide. The shade is where 99 % of calibrated predictions
     of this many independent targets lie at each probability.
@@ -213,7 +213,7 @@ def _array(value: Any) -> np.ndarray:
 
 
 def _chance(total: int, probability: float | np.ndarray) -> np.ndarray:
-    """Least and greatest number of `total` independent targets that fall into an event, in 99 % of cases."""
+    """Minimum and maximum number of `total` independent targets that fall into an event, in 99 % of cases."""
     tails = np.array([(1 - CHANCE) / 2, (1 + CHANCE) / 2]).reshape(2, *(1 for _ in np.shape(probability)))
     return np.asarray(scipy.stats.binom.ppf(tails, total, probability))
 

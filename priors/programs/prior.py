@@ -42,7 +42,7 @@ class PyroPrior:
 
     Args:
         program: draws one data set.
-        max_plate_nesting: greatest number of nested plates in it.
+        max_plate_nesting: maximum number of nested plates in it.
 
     Raises:
         ValueError: `max_plate_nesting` is not a positive integer.

@@ -56,7 +56,7 @@ class BayesCap:
         members: caps of an ensemble, combined to a `Mixture`.
         dropout: rate in the cap; above 0 a prediction is a mixture of `draws` passes.
         draws: passes of a prediction with dropout.
-        width: of the cap; None for the greatest (up to 64, of vectors 128) with a quarter of the frozen parameters.
+        width: of the cap; None for the largest (up to 64, of vectors 128) with a quarter of the frozen parameters.
         depth: residual blocks of the cap.
         crop: side of the squares that maps are cut to in training.
         loss: `exact`, or `legacy`, which is wrong (`bayesvision.methods.bayescap.calibration.legacy_loss`).

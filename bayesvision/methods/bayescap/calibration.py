@@ -15,7 +15,7 @@ from bayesvision.methods.bayescap.heads import Family
 __all__ = ["Conformal", "constant_law", "legacy_loss", "scale_factor"]
 
 KEPT = 10_000  # scores that stand for all of them
-WIDEST = 4.0  # greatest |log| of a factor
+WIDEST = 4.0  # largest |log| of a factor
 
 
 def constant_law(errors: Float[Tensor, " n"], family: Family, least: float) -> tuple[float, float]:

@@ -35,7 +35,7 @@ class ScaleHead(nn.Module):
         ValueError: an unknown family.
     """
 
-    REACH = 6.0  # greatest |log(s / scale0)|
+    REACH = 6.0  # largest |log(s / scale0)|
     LEAST, MOST = {"generalized": 0.3, "student": 2.1}, {"generalized": 1.7, "student": 97.9}
 
     log_scale: Tensor

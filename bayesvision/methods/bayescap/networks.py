@@ -109,7 +109,7 @@ class MLP(nn.Module):
 
 
 def fitting_width(make: Callable[[int], nn.Module], most: int, widest: int, step: int = 4) -> int:
-    """The greatest width, a multiple of `step` up to `widest`, with at most `most` parameters; or `step`."""
+    """The largest width, a multiple of `step` up to `widest`, with at most `most` parameters; or `step`."""
     for width in range(widest, step, -step):
         with torch.device("meta"):
             if sum(p.numel() for p in make(width).parameters()) <= most:

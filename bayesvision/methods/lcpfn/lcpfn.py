@@ -46,7 +46,7 @@ class LCPFN:
         >>> bv.pretrained("lcpfn").condition(range(1, 11), accuracy).predict(100).probability_above(0.9)
 
     Args:
-        rows: least and greatest number of rows of a training curve, drawn log-uniformly for each step; the greatest is
+        rows: minimum and maximum number of rows of a training curve, drawn log-uniformly for each step; the largest is
             also the most rows to condition on.
         width, layers, heads: size of the transformer.
         readers: residual blocks that read a prediction from the state of a prefix.

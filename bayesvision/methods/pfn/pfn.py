@@ -47,9 +47,9 @@ class PFN:
         >>> post.condition(x, y).predict(new).interval(0.9)
 
     Args:
-        features: greatest number of columns; with fewer, the rest is zero and the others are scaled by features / used.
-        classes: None for regression, otherwise the greatest number of classes.
-        context: greatest number of context rows.
+        features: maximum number of columns; with fewer, the rest is zero and the others are scaled by features / used.
+        classes: None for regression, otherwise the maximum number of classes.
+        context: maximum number of context rows.
         width, layers, heads: size of the transformer.
         bars: bars of the predictive distribution in regression.
         standardize: give columns and target mean 0 and standard deviation 1 by context statistics first. Leave it off

@@ -33,8 +33,8 @@ def screened(
 ) -> Int[Tensor, " kept"] | None:
     """The columns kept where there are more than `columns`, in their order; None keeps all.
 
-    Those kept have the greatest correlation with the target (or with one of its classes) over the rows, by rank: of the
-    value, of its distance to the median, or of the mean target of its category, whichever is greatest.
+    Those kept have the largest correlation with the target (or with one of its classes) over the rows, by rank: of the
+    value, of its distance to the median, or of the mean target of its category, whichever is largest.
     """
     if x.shape[-1] <= columns:
         return None

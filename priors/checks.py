@@ -20,7 +20,7 @@ def check_positive(**values: object) -> None:
 
 
 def feature_range(features: int | tuple[int, int]) -> tuple[int, int]:
-    """The minimum and the maximum number of features; a `ValueError` unless `features` is a count or a range of them."""
+    """Minimum and maximum number of features; a `ValueError` unless `features` is a count or a range of them."""
     pair = tuple(features) if isinstance(features, tuple | list) else (features, features)
     for value in pair:
         check_counts(features=value)

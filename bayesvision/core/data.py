@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets
 
-__all__ = ["Curve", "Data", "asked_epochs", "check_epochs", "one_curve", "output_dtype"]
+__all__ = ["Data", "SortedCurve", "asked_epochs", "check_epochs", "one_curve", "output_dtype"]
 
 
 class Data(NamedTuple):
@@ -22,7 +22,7 @@ class Data(NamedTuple):
     y: Any = None
 
 
-class Curve(NamedTuple):
+class SortedCurve(NamedTuple):
     """One curve.
 
     Attributes:
@@ -35,7 +35,7 @@ class Curve(NamedTuple):
     dtype: torch.dtype
 
 
-def one_curve(source: Data) -> Curve:
+def one_curve(source: Data) -> SortedCurve:
     """The curve in `source`.
 
     Raises:
@@ -52,7 +52,7 @@ def one_curve(source: Data) -> Curve:
         raise ValueError("y must hold the values of the curve at the epochs x, got None")
     y = check_targets(source.y, x, constant=True).detach().cpu()
     t, order = check_epochs(x.detach().cpu()).sort(stable=True)
-    return Curve(t, y.double()[order], output_dtype(y))
+    return SortedCurve(t, y.double()[order], output_dtype(y))
 
 
 def check_epochs(x: Any) -> Float[Tensor, "*batch m"]:

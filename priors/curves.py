@@ -1,4 +1,4 @@
-"""TODO"""
+"""`LearningCurves`: mixtures of parametric curves, the prior of LC-PFN."""
 
 import math
 from dataclasses import dataclass

@@ -234,10 +234,6 @@ class Bar(Continuous):
         last = math.log(2) + torch.special.log_ndtr(-(z - b[-2]).clamp(min=0) / right)
         return self._log_sum(torch.cat([first, inner], -1), last)
 
-    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """E max(Y - t, 0), as the exponential of its logarithm."""
-        return self.log_expected_improvement(threshold).exp()
-
     def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """log sum_k p_k E max(Y_k - t, 0), each term in closed form.
 

@@ -115,15 +115,15 @@ class Continuous(td.Distribution):
         return self.probability_above(threshold).log()
 
     def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """Expected improvement E max(Y - threshold, 0) = (E|Y - threshold| + E[Y] - threshold) / 2."""
-        value = self._value(threshold)
-        return ((self.expected_absolute_error(value) + self.mean - value) / 2).clamp(min=0)
+        """Expected improvement E max(Y - threshold, 0), as the exponential of its logarithm."""
+        return self.log_expected_improvement(threshold).exp()
 
     def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """log E max(Y - threshold, 0), an acquisition whose gradient does not vanish (Ament et al. 2023, arXiv
-        2310.20708).
+        """log E max(Y - threshold, 0) = log (E|Y - threshold| + E[Y] - threshold) / 2, an acquisition whose gradient
+        does not vanish where a family states it without cancellation (Ament et al. 2023, arXiv 2310.20708).
         """
-        return self.expected_improvement(threshold).log()
+        value = self._value(threshold)
+        return ((self.expected_absolute_error(value) + self.mean - value) / 2).clamp(min=0).log()
 
     def _value(self, value: Any) -> Tensor:
         return torch.as_tensor(value, dtype=self.mean.dtype, device=self.mean.device)

@@ -133,10 +133,6 @@ class GeneralizedNormal(LocationFamily):
             torch.where(t < FAR, gain.clamp(min=TINY).log(), log_gain),
         )
 
-    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """E max(Y - t, 0), as the exponential of its logarithm."""
-        return self.log_expected_improvement(threshold).exp()
-
     def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """log alpha E max(Z - z, 0) with z = (t - loc) / alpha; for z < 0 the expectation is that at -z, minus z."""
         z = ((self._value(threshold) - self.loc) / self.alpha).double()

@@ -61,11 +61,11 @@ class Mixture(Continuous, td.MixtureSameFamily):
 
         Numbers that stay in a core's cache are several times faster, and memory does not grow with the batch.
         """
-        members, count = self.component_distribution.batch_shape[-1], self.batch_shape.numel()
+        count = self.batch_shape.numel()
         if not self.batch_shape:
             yield torch.zeros(1, dtype=torch.long), self.expand((1,))
             return
-        for places in torch.arange(count).split(max(1, BLOCK // (members * size))):
+        for places in torch.arange(count).split(max(1, BLOCK // (self._members * size))):
             yield places, self[torch.unravel_index(places, self.batch_shape)]
 
     @torch.no_grad()

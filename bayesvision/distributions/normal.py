@@ -63,10 +63,6 @@ class Normal(Continuous, td.Normal):
         """P(Y > threshold), which keeps its digits deep in the upper tail."""
         return torch.erfc((self._value(threshold) - self.loc) / (self.scale * math.sqrt(2))) / 2
 
-    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """E max(Y - t, 0) = scale (phi(z) + z Phi(z)) with z = (loc - t) / scale, without cancellation."""
-        return self.log_expected_improvement(threshold).exp()
-
     def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """log scale + log(phi(z) + z Phi(z)) with z = (loc - t) / scale, without cancellation."""
         z = (self.loc - self._value(threshold)) / self.scale

@@ -1,4 +1,4 @@
-"""Bisection, quantile levels and quadrature that the families share."""
+"""Quantiles, their levels and quadrature that the families share."""
 
 import math
 from collections.abc import Callable
@@ -8,20 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["bisect", "integrate", "laguerre", "quantile", "rule"]
-
-
-@torch.no_grad()
-def bisect(cdf: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, level: Tensor, steps: int = 80) -> Tensor:
-    """Solve `cdf(y) = level` for a nondecreasing `cdf` bracketed by `low` and `high`, to the last bit of the dtype.
-
-    The result carries no gradient. Equal ends are the answer themselves, infinite ones too.
-    """
-    for _ in range(steps):
-        middle = torch.where(low == high, low, low + (high - low) / 2)
-        below = cdf(middle) < level
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return torch.where(low == high, low, low + (high - low) / 2)
+__all__ = ["integrate", "laguerre", "quantile", "rule"]
 
 
 @torch.no_grad()

@@ -132,10 +132,6 @@ class StudentT(LocationFamily):
         near = _Tail.apply(wide.clamp(min=-FAR), df).log()  # pyright: ignore[reportOptionalMemberAccess]
         return torch.where(wide < -FAR, _far_tail(-wide, df)[0], near).to(z.dtype)
 
-    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """E max(Y - t, 0), as the exponential of its logarithm."""
-        return self.log_expected_improvement(threshold).exp()
-
     def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """log scale (f(z) (v + z^2) / (v - 1) - z P(T > z)) with z = (t - loc) / scale; differentiable in all but `df`.
 

@@ -107,10 +107,6 @@ class TruncatedTransformed(Continuous):
         rest = (less - more).clamp(max=0).nan_to_num(-torch.inf)
         return more + torch.where(rest < 0, torch.log(-torch.expm1(rest.where(rest < 0, -1.0))), -torch.inf)
 
-    def expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-        """E max(Y - t, 0), as the exponential of its logarithm."""
-        return self.log_expected_improvement(threshold).exp()
-
     def log_expected_improvement(self, threshold: float | Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         """log int (u^{-1}(v) - t) f(v) dv - log Z over the v with u^{-1}(v) > t, by quadrature beside u(t)."""
         t = self._value(threshold).double()

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 
 from bayesvision.distributions import Discrete
-from bayesvision.plots.style import INK, MARKERS, MUTED, PALETTE, legend, new_axes
+from bayesvision.plots.style import INK, MARKERS, MUTED, PALETTE, fraction_axes, legend, new_axes
 
 __all__ = ["class_shares", "reliability_diagram", "true_class_probabilities"]
 
@@ -42,8 +42,7 @@ def reliability_diagram(predictives: Mapping[str, Discrete], y: Any, bins: int =
         line.lines[0].set_marker(MARKERS[k % len(MARKERS)])
         for part in (line.lines[0], *line.lines[2]):
             part.set_color(PALETTE[k % len(PALETTE)])
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    fraction_axes(ax)
     ax.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel="accuracy")
     legend(ax, loc="upper left")
     return ax
@@ -65,8 +64,7 @@ def true_class_probabilities(predictives: Mapping[str, Discrete], y: Any, ax: Ax
         given = np.sort(probs[np.arange(len(truth)), truth])
         rank = np.arange(1, len(truth) + 1) / len(truth)
         ax.plot(rank, given, color=PALETTE[k % len(PALETTE)], linewidth=1.8, label=name)
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    fraction_axes(ax)
     ax.set(
         xlim=(0, 1), ylim=(0, 1.02), xlabel="rows, the most surprising first", ylabel="probability of the true class"
     )

@@ -7,13 +7,12 @@ import numpy as np
 import scipy.stats
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from bayesvision.core.checks import columns_of
 from bayesvision.core.data import Data
 from bayesvision.distributions import Continuous
-from bayesvision.plots.style import INK, MARKERS, MUTED, PALETTE, legend, new_axes, percent
+from bayesvision.plots.style import INK, MARKERS, MUTED, PALETTE, fraction_axes, legend, new_axes, percent
 
 __all__ = [
     "calibration_curve",
@@ -104,8 +103,7 @@ def calibration_curve(predictives: Mapping[str, Continuous], y: Any, ax: Axes | 
         empirical = np.searchsorted(mass, nominal, side="right") / mass.size
         line = ax.plot(nominal, empirical, linewidth=1.8, markevery=(10, 20), markersize=5, label=name, zorder=3)[0]
         line.set(color=PALETTE[k % len(PALETTE)], marker=MARKERS[k % len(MARKERS)])
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    fraction_axes(ax)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="nominal coverage", ylabel="empirical coverage")
     legend(ax, loc="upper left")
     return ax

@@ -4,6 +4,7 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 
 __all__ = ["PALETTE"]
 
@@ -32,3 +33,9 @@ def legend(ax: Axes, loc: Literal["best", "upper left", "upper right"] = "best")
 
 def percent(mass: float) -> str:
     return f"{100 * mass:g} %"
+
+
+def fraction_axes(ax: Axes) -> None:
+    """Label both axes in per cent."""
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))

@@ -21,7 +21,7 @@ from bayesvision.distributions import (
     Normal,
     StudentT,
 )
-from bayesvision.distributions.numerics import bisect
+from bayesvision.distributions.numerics import quantile
 
 EDGES = [-2.0, -1.2, -1.0, -0.1, 0.4, 0.5, 1.7, 2.5]
 LOGITS = [[0.3, -1.0, 0.8, 2.0, -0.5, 0.1, -2.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], [3.0, -3.0, 1, -2, 0, -9, 2.0]]
@@ -472,9 +472,10 @@ def _last(part: Continuous) -> Continuous:
     return type(part)(*(getattr(part, name).unsqueeze(-1) for name in part.arg_constraints))
 
 
-def test_bisect_returns_equal_ends_and_finds_the_level():
+def test_a_solved_quantile_returns_equal_ends_and_finds_the_level():
     low, high = tensor64([math.inf, -math.inf, 3.0, 0.0]), tensor64([math.inf, -math.inf, 3.0, 1.0])
-    torch.testing.assert_close(bisect(lambda y: y, low, high, tensor64(0.3)), tensor64([math.inf, -math.inf, 3.0, 0.3]))
+    found = quantile(lambda y: (y, torch.ones_like(y)), (low + high) / 2, low, high, tensor64(0.3))
+    torch.testing.assert_close(found, tensor64([math.inf, -math.inf, 3.0, 0.3]))
 
 
 class TestDiscrete:

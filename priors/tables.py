@@ -34,7 +34,8 @@ class StructuralTables:
     Columns are then warped monotonically, rounded, cut into categories with codes in arbitrary order, replaced by pure
     noise, given outliers and holes, at random or by their own value. A numeric target gets noise of a variance between
     1e-6 and 2 times its own, normal, Student-t or growing with a column, and may be warped or rounded. Classes are cut
-    from a target at random quantiles, in random order, or are the largest of several nodes; labels may be wrong.
+    from a target at random quantiles, in random order, or are the largest of several nodes; in a third of the tables
+    they are the cause of all columns, which differ in mean and spread from class to class. Labels may be wrong.
 
     Args:
         features: number of columns, or a range `(minimum, maximum)` drawn log-uniformly for each batch.
@@ -73,10 +74,13 @@ class StructuralTables:
         x, target, others = _read_off(draws, nodes, columns, roots.shape[-1])
         direct = draws.happens(1, p=0.35)
         target = torch.where(direct, _process(draws, x), target)
-        columns_seen, categorical = self._columns(draws, x)
         if self.classes is None:
+            columns_seen, categorical = self._columns(draws, x)
             return Task(columns_seen, _numeric_target(draws, target, x), None, self, categorical)
-        return Task(columns_seen, _labels(draws, target, others, self.classes), None, self, categorical)
+        clustered, (clusters, members) = draws.happens(1, p=0.35), _clusters(draws, rows, columns, self.classes)
+        columns_seen, categorical = self._columns(draws, torch.where(clustered.unsqueeze(-1), clusters, x))
+        labels = torch.where(clustered, members, _labels(draws, target, others, self.classes))
+        return Task(columns_seen, _relabelled(draws, labels, self.classes), None, self, categorical)
 
     def _columns(self, draws: Draws, x: Float[Tensor, "batch rows columns"]) -> tuple[Tensor, Bool[Tensor, "..."]]:
         """The columns as somebody recorded them, and which are categories."""
@@ -260,15 +264,22 @@ def _numeric_target(
     return _standard(y)
 
 
+def _class_sizes(draws: Draws, most: int) -> tuple[Int[Tensor, "batch 1"], Float[Tensor, "batch most"]]:
+    """Number of classes K, from 2 to `most` and more often few, and the expected share of each; 0 from class K on."""
+    count = torch.where(draws.happens(1, p=0.45), 2, draws.integers(1, high=most - 1) + 2)
+    there = torch.arange(most, device=draws.generator.device) < count
+    sizes = (-draws.uniform(most).clamp(min=1e-6).log()) ** draws.uniform(1, low=0.5, high=1.5) * there
+    return count, sizes / sizes.sum(-1, keepdim=True)
+
+
 def _labels(
     draws: Draws, f: Float[Tensor, "batch rows"], others: Float[Tensor, "batch rows nodes"], most: int
 ) -> Int[Tensor, "batch rows"]:
-    """Classes 0, ..., K - 1 with K from 2 to `most`, more often few."""
+    """Classes cut from the target `f`, or the largest of several nodes."""
     rows = f.shape[1]
-    count = torch.where(draws.happens(1, p=0.45), 2, draws.integers(1, high=most - 1) + 2)
+    count, sizes = _class_sizes(draws, most)
     there = torch.arange(most, device=f.device) < count
-    sizes = (-draws.uniform(most).clamp(min=1e-6).log()) ** draws.uniform(1, low=0.5, high=1.5) * there
-    cuts = (sizes / sizes.sum(-1, keepdim=True)).cumsum(-1)[:, :-1]
+    cuts = sizes.cumsum(-1)[:, :-1]
     noisy = _standard(f) + draws.log_uniform(1, low=1e-3, high=1.0) * draws.happens(1, p=0.6) * draws.normal(rows)
     rank = (noisy.argsort(1).argsort(1) + 0.5) / rows
     cut = torch.searchsorted(cuts.clamp(max=1.0).contiguous(), rank.contiguous())
@@ -276,8 +287,35 @@ def _labels(
     scores = others.gather(2, pick) * draws.log_uniform(1, 1, low=1, high=10) + 0.7 * draws.normal(1, most)
     gumbel = -(-draws.uniform(rows, most).clamp(1e-9, 1 - 1e-7).log()).log()
     raced = (scores + gumbel).masked_fill(~there.unsqueeze(1), -torch.inf).argmax(-1)
-    label = torch.where(draws.happens(1, p=0.6), cut, raced)
+    return torch.where(draws.happens(1, p=0.6), cut, raced).clamp(max=most - 1)
+
+
+def _clusters(
+    draws: Draws, rows: int, columns: int, most: int
+) -> tuple[Float[Tensor, "batch rows columns"], Int[Tensor, "batch rows"]]:
+    """Columns that the class causes: normal around a mean of the class, with factors that the columns share."""
+    _, sizes = _class_sizes(draws, most)
+    cuts = sizes.cumsum(-1)[:, :-1].clamp(max=1.0).contiguous()
+    label = torch.searchsorted(cuts, draws.uniform(rows).contiguous())
+
+    def of_the_class(values: Float[Tensor, "batch most columns"]) -> Float[Tensor, "batch rows columns"]:
+        return values.gather(1, label.unsqueeze(-1).expand(-1, -1, columns))
+
+    distance = draws.log_uniform(1, 1, low=0.3, high=5) * draws.log_uniform(1, columns, low=0.3, high=3)
+    telling = draws.happens(1, columns, p=draws.uniform(1, 1, low=0.3, high=1.2))
+    mean = of_the_class(distance * telling * draws.normal(most, columns))
+    spread = draws.uniform(1, 1) * draws.happens(1, 1, p=0.5)
+    stddev = of_the_class(torch.exp(spread * draws.normal(most, columns)))
+    factors = draws.normal(rows, 3) @ (draws.normal(3, columns) * draws.log_uniform(1, 1, low=0.05, high=1.0))
+    return _standard(mean + stddev * (draws.normal(rows, columns) + factors)), label
+
+
+def _relabelled(draws: Draws, label: Int[Tensor, "batch rows"], most: int) -> Int[Tensor, "batch rows"]:
+    """The classes in random order, some labels wrong."""
+    rows, count = label.shape[1], label.amax(1, keepdim=True) + 1
+    there = torch.arange(most, device=label.device) < count
     order = torch.where(there, draws.uniform(most), 2.0).argsort(1).argsort(1)
-    label = order.gather(1, label.clamp(max=most - 1))
+    label = order.gather(1, label)
     wrong = draws.happens(rows, p=draws.uniform(1, high=0.2) * draws.happens(1, p=0.4))
-    return torch.where(wrong, draws.integers(rows, high=count), label)
+    other = (draws.uniform(rows) * count).long().clamp(max=most - 1)
+    return torch.where(wrong, other, label)

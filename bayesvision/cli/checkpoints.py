@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bayesvision.cli.common import Command, build_prior, show, timed, waiting
+from bayesvision.cli.common import Command, show, timed, waiting
 
 if TYPE_CHECKING:
     from bayesvision.methods.pfn.pfn import PFNPosterior
+    from bayesvision.methods.tables.tables import TablePFNPosterior
 
 __all__ = ["info", "validate"]
 
@@ -55,11 +56,14 @@ def info(checkpoint: str, as_json: bool) -> None:
 @click.option("--seed", default=0, show_default=True)
 def validate(checkpoint: str, tasks: int, features: int, rows: str, nuts: bool, seed: int) -> None:
     """Compare CHECKPOINT with the exact GP and NUTS on fresh data sets of its own prior."""
+    import priors
     from bayesvision.io.checkpoints import describe, find
+    from bayesvision.io.recipes import build_prior
     from bayesvision.methods.pfn.pfn import PFNPosterior
+    from bayesvision.methods.tables.tables import TablePFNPosterior
 
     posterior = find(checkpoint)
-    if not isinstance(posterior, PFNPosterior) or posterior.method.classes is not None:
+    if not isinstance(posterior, PFNPosterior | TablePFNPosterior) or posterior.method.classes is not None:
         raise ValueError(f"{checkpoint!r} is not a PFN for regression")
     try:
         sizes = [int(part) for part in rows.split(",")]
@@ -70,13 +74,23 @@ def validate(checkpoint: str, tasks: int, features: int, rows: str, nuts: bool, 
     prior = describe(checkpoint).get("metadata", {}).get("prior")
     if not isinstance(prior, dict):
         raise ValueError(f"{checkpoint} does not say which of the package's priors it was trained on")
-    if isinstance(prior.get("features"), list):
-        prior = {**prior, "features": features}
-    show(*_validation(posterior, build_prior(prior), tasks, sizes, nuts, seed))
+    prior = build_prior(_comparable(prior, features), priors)
+    show(*_validation(posterior, prior, tasks, sizes, nuts, seed))
+
+
+def _comparable(prior: Any, features: int) -> Any:
+    """A prior's description with `features` columns where it draws their number, all of them numbers without holes."""
+    if isinstance(prior, list):
+        return [_comparable(part, features) for part in prior]
+    if not isinstance(prior, dict):
+        return prior
+    new = {name: _comparable(value, features) for name, value in prior.items()}
+    whole = {"holes": 0.0, "categories": 0.0} if "holes" in new else {}  # which no baseline here takes
+    return new | whole | ({"features": features} if isinstance(prior.get("features"), list) else {})
 
 
 def _validation(
-    posterior: "PFNPosterior", prior: Any, tasks: int, sizes: list[int], nuts: bool, seed: int
+    posterior: "PFNPosterior | TablePFNPosterior", prior: Any, tasks: int, sizes: list[int], nuts: bool, seed: int
 ) -> tuple[str, list[str], list[list[str]]]:
     """Title, columns and rows of the table: mean NLL of each model on the same tasks, its gap and its speed ratio."""
     from bayesvision.training.seeds import generator
@@ -99,7 +113,7 @@ def _validation(
 
 
 def _batched_losses(
-    posterior: "PFNPosterior", prior: Any, task: Any, rows: int
+    posterior: "PFNPosterior | TablePFNPosterior", prior: Any, task: Any, rows: int
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """Loss of each task, and seconds for all, of the models that answer a whole batch: the PFN, and the exact GP."""
     x, y, new, truth = task.x[:, :rows], task.y[:, :rows], task.x[:, rows:], task.y[:, rows:]

@@ -1,4 +1,4 @@
-"""What the commands share: how they fail, wait, and show tables, and how models and priors are named."""
+"""What the commands share: how they fail, wait, and show tables."""
 
 import contextlib
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-__all__ = ["FILE", "Command", "build_prior", "check_output", "construct", "show", "timed", "waiting"]
+__all__ = ["FILE", "Command", "check_output", "show", "timed", "waiting"]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -103,38 +103,3 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     with torch.no_grad():
         predictive = work()
     return predictive, time.perf_counter() - start
-
-
-def build_prior(fields: dict[str, Any]) -> Any:
-    """A prior of the package `priors` from its description: {"name": its class, its fields}."""
-    import priors
-
-    if not isinstance(fields, dict):
-        raise ValueError(f"[prior] must be a table with a name, got {fields!r}")
-    fields = dict(fields)
-    name = fields.pop("name", None)
-    prior = getattr(priors, name, None) if isinstance(name, str) else None  # by a name of an earlier release too
-    if not _is_prior(prior):
-        known = sorted(n for n, value in vars(priors).items() if _is_prior(value))
-        raise ValueError(f"[prior] needs a name, one of {', '.join(known)}; got {name!r}")
-
-    def nested(value: Any) -> Any:
-        if isinstance(value, dict):
-            return build_prior(value)
-        return tuple(nested(v) for v in value) if isinstance(value, list) else value
-
-    return construct(prior, {k: nested(v) for k, v in fields.items()}, f"[prior] {name}")
-
-
-def _is_prior(value: Any) -> bool:
-    return isinstance(value, type) and "sample" in vars(value)
-
-
-def construct(cls: Any, fields: dict[str, Any], where: str) -> Any:
-    """A dataclass from named fields; what it refuses is said to be in the section `where`."""
-    from bayesvision.core.recipes import build
-
-    try:
-        return build(cls, fields)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None

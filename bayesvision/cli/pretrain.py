@@ -3,13 +3,13 @@
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, build_prior, check_output, construct
+from bayesvision.cli.common import FILE, Command, check_output
 
-__all__ = ["Recipe", "pretrain", "read_recipe"]
+__all__ = ["pretrain"]
 
 
 class _Bar:
@@ -61,70 +61,6 @@ def _training_log(path: Path | None, steps: int) -> Iterator[Any]:
             yield _Both(_Bar(progress, steps), lines)
 
 
-METHODS = {"pfn": "PFN", "lcpfn": "LCPFN", "table": "TablePFN"}  # section of a recipe -> method whose fields it holds
-
-
-class Recipe(NamedTuple):
-    """What a TOML file says: a prior, and the fields of the method, of its training and of the training's execution."""
-
-    prior: Any
-    section: str  # of the method
-    method: dict[str, Any]
-    train: dict[str, Any]
-    execution: dict[str, Any]
-
-    def build(self, **execution: Any) -> Any:
-        """The method; fields of its execution may be given here.
-
-        Raises:
-            ValueError: fields that it does not have, or values that it refuses.
-        """
-        import bayesvision as bv
-
-        where = construct(bv.Execution, {**self.execution, **execution}, "[execution]")
-        train = construct(bv.Train, {**self.train, "execution": where}, "[train]")
-        return construct(getattr(bv, METHODS[self.section]), {**self.method, "train": train}, f"[{self.section}]")
-
-
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a TOML file.
-
-    Raises:
-        ValueError: not TOML, other sections than those of a recipe, or an unknown prior.
-    """
-    import tomllib
-
-    try:
-        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from None
-    sections = {"prior", "train", "execution", *METHODS}
-    chosen = [name for name in METHODS if name in recipe]
-    if "prior" not in recipe or set(recipe) - sections or len(chosen) > 1:
-        raise ValueError(
-            f"{path}: a recipe has the sections [prior], [pfn], [lcpfn] or [table], [train] and [execution], "
-            f"got {', '.join(recipe) or 'none'}"
-        )
-    for name in sections & set(recipe):
-        if not isinstance(recipe[name], dict):
-            raise ValueError(f"{path}: {name} must be a section [{name}], got {recipe[name]!r}")
-    method = chosen[0] if chosen else "pfn"
-    train, execution = _split(recipe.get("train", {}))
-    execution |= recipe.get("execution", {})
-    if {"checkpoint_dir", "folder"} & {*execution, *train}:
-        raise ValueError(f"{path}: a recipe must not name a folder; the training state is kept beside --out")
-    return Recipe(build_prior(recipe["prior"]), method, recipe.get(method, {}), train, execution)
-
-
-def _split(train: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Fields of the training, and those that release 0.1 kept among them and that belong to its execution."""
-    from bayesvision.training.train import FORMER, Execution
-
-    new = {FORMER.get(name, name): value for name, value in train.items()}
-    execution = {name: value for name, value in new.items() if name in Execution.__dataclass_fields__}
-    return {name: value for name, value in new.items() if name not in execution}, execution
-
-
 @click.command(cls=Command)
 @click.argument("recipe", type=FILE)
 @click.option("--out", type=FILE, required=True, help="The checkpoint to write.")
@@ -138,7 +74,10 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, start: Pat
     import shutil
 
     check_output(out, recipe, log)
-    plan = read_recipe(recipe)
+    import priors
+    from bayesvision.io.recipes import read_recipe
+
+    plan = read_recipe(recipe, priors)
     if start is not None:
         plan.train["start"] = str(start)
     import torch

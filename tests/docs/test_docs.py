@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bayesvision.cli.pretrain import read_recipe
+import priors
+from bayesvision.io.recipes import read_recipe
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
@@ -64,10 +65,9 @@ RECIPES = [(p.name, code) for p in PAGES for _, code in blocks(p, "toml")]
     "code", [code for _, code in RECIPES], ids=[f"{name}-{k}" for k, (name, _) in enumerate(RECIPES)]
 )
 def test_recipes_name_real_fields(code, tmp_path):
-
     path = tmp_path / "recipe.toml"
     path.write_text(code, encoding="utf-8")
-    recipe = read_recipe(path)
+    recipe = read_recipe(path, priors)
     assert recipe.build().width >= 1 and callable(recipe.prior.sample)
 
 

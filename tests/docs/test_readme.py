@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import bayesvision as bv
-from bayesvision.cli.common import build_prior
-from bayesvision.cli.pretrain import read_recipe
+import priors
 from bayesvision.core.recipes import build
 from bayesvision.io import checkpoints
+from bayesvision.io.recipes import build_prior, read_recipe
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +25,7 @@ def test_tables_are_those_of_the_results():
 
 @pytest.mark.parametrize("name", ["pfn-gp", "pfn-table", "pfn-classes", "lcpfn", "lcpfn-prior"])
 def test_shipped_recipe_is_the_networks_own(name):
-    recipe, header = read_recipe(ROOT / "bayesvision" / "pretrained" / f"{name}.toml"), checkpoints.describe(name)
+    path, header = ROOT / "bayesvision" / "pretrained" / f"{name}.toml", checkpoints.describe(name)
+    recipe = read_recipe(path, priors)
     assert recipe.build() == build(getattr(bv, header["method"]), header["recipe"])
-    assert recipe.prior == build_prior(header["metadata"]["prior"])  # written under the names of that time
+    assert recipe.prior == build_prior(header["metadata"]["prior"], priors)  # written under the names of that time

@@ -5,6 +5,8 @@ import torch
 
 from bayesvision.training.seeds import generator
 from priors import StructuralTables
+from priors.draws import Draws
+from priors.tables import _clusters
 
 
 def tables(prior, count, rows=64, seed=0):
@@ -55,6 +57,29 @@ def test_targets_can_be_learned():
         spread = (y[:, 100:] - y[:, :100].mean(1, keepdim=True)).square().mean(1)
         better.append((guess - y[:, 100:]).square().mean(1) < spread)
     assert torch.cat(better).float().mean() > 0.55
+
+
+def test_classes_can_be_learned():
+    """Five nearest neighbours beat the commonest class on most tables, as they would not on noise."""
+    better = []
+    for task in tables(StructuralTables((4, 8), classes=4, holes=0.0, categories=0.0), 25, rows=200):
+        x = task.x.double()
+        x = (x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True).clamp(min=1e-9)
+        nearest = torch.cdist(x[:, 100:], x[:, :100]).topk(5, largest=False).indices
+        votes = task.y[:, :100].unsqueeze(1).expand(-1, 100, -1).gather(2, nearest)
+        right = (votes.mode(-1).values == task.y[:, 100:]).double().mean(1)
+        common = (task.y[:, :100].mode(1, keepdim=True).values == task.y[:, 100:]).double().mean(1)
+        better.append(right > common)
+    assert torch.cat(better).double().mean() > 0.55
+
+
+def test_a_class_may_be_the_cause_of_its_columns():
+    """The classes explain much of the variance of some columns of `_clusters`, and none of others."""
+    columns, label = _clusters(Draws(64, generator("cpu", 1)), 400, 3, 3)
+    means = torch.stack([columns.where((label == k).unsqueeze(-1), 0).sum(1) for k in range(3)], 1)
+    counts = torch.stack([(label == k).sum(1) for k in range(3)], 1).clamp(min=1).unsqueeze(-1)
+    explained = (means.square() / counts).sum(1) / 400
+    assert explained.quantile(0.75) > 0.1 and explained.amax() > 0.7 and explained.amin() < 0.02
 
 
 @pytest.mark.parametrize("fields", [{"features": 0}, {"classes": 1}, {"holes": 1.5}, {"categories": -0.1}])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bayesvision.io.checkpoints import pretrained as pretrained
     from bayesvision.io.checkpoints import save as save
     from bayesvision.methods.bayescap.bayescap import BayesCap as BayesCap
+    from bayesvision.methods.dt.dt import DistributionTransformer as DistributionTransformer
     from bayesvision.methods.lcpfn.lcpfn import LCPFN as LCPFN
     from bayesvision.methods.pfn.pfn import PFN as PFN
     from bayesvision.methods.tables.tables import TablePFN as TablePFN

@@ -28,6 +28,7 @@ NAMES = {  # name of `bayesvision` -> module, imported on first use
     "BayesCap": "bayesvision.methods.bayescap.bayescap",
     "CurveFit": "bayesvision.baselines.curve_fit",
     "Data": "bayesvision.core.data",
+    "DistributionTransformer": "bayesvision.methods.dt.dt",
     "Ensemble": "bayesvision.baselines.ensemble",
     "Execution": "bayesvision.training.train",
     "GP": "bayesvision.baselines.gp",
@@ -51,6 +52,9 @@ POSTERIORS = {  # method in a checkpoint's header -> its posterior
     "TablePFN": Stored(("bayesvision.methods.tables.tables", "TablePFNPosterior")),
     "BayesCap": Stored(
         ("bayesvision.methods.bayescap.cap", "Cap"), ("bayesvision.methods.bayescap.bayescap", "BayesCapPosterior")
+    ),
+    "DistributionTransformer": Stored(
+        ("bayesvision.methods.dt.dt", "DTPosterior"), ("bayesvision.methods.dt.dt", "DTPosterior")
     ),
     "GP": Stored(("bayesvision.baselines.gp", "GPPosterior")),
 }

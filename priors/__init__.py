@@ -2,6 +2,8 @@
 
 from priors.curves import LearningCurves as LearningCurves
 from priors.exact import GaussianPosterior as GaussianPosterior
+from priors.families import LinearGaussian as LinearGaussian
+from priors.families import NormalVariance as NormalVariance
 from priors.gaussian_process import GaussianProcess as GaussianProcess
 from priors.gaussian_process import GaussianProcessMixture as GaussianProcessMixture
 from priors.linear import BayesianLinear as BayesianLinear

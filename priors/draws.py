@@ -44,6 +44,16 @@ class Draws:
         found = (self.uniform(*shape) * high).long()
         return found.clamp(max=top) if isinstance(top, int) else found.minimum(top.expand(found.shape))
 
+    def log_gamma(self, *size: int, shape: float | Tensor) -> Float[Tensor, "..."]:
+        """log G with G ~ Gamma(shape, 1), which does not underflow at small shapes: log G' + log U / shape.
+
+        G' ~ Gamma(shape + 1, 1) and U ~ U(0, 1) (Marsaglia and Tsang 2000, section 6).
+        """
+        one = self.uniform(*size).clamp(min=1e-30)
+        shapes = torch.as_tensor(shape, device=one.device, dtype=one.dtype).expand(one.shape)
+        boosted = torch._standard_gamma((shapes + 1).contiguous(), generator=self.generator)
+        return boosted.log() + one.log() / shapes
+
     def student(self, *shape: int, df: float) -> Float[Tensor, "..."]:
         """Student's t with `df` degrees of freedom."""
         z = self.normal(*shape)

@@ -6,9 +6,21 @@ from typing import Any
 
 import torch
 
-from bayesvision import GP, LCPFN, MCMC, PFN, BayesCap, Data, Execution, MetricScale, TablePFN, Train
+from bayesvision import (
+    GP,
+    LCPFN,
+    MCMC,
+    PFN,
+    BayesCap,
+    Data,
+    DistributionTransformer,
+    Execution,
+    MetricScale,
+    TablePFN,
+    Train,
+)
 from bayesvision.training.seeds import generator
-from priors import BayesianLinear, LearningCurves, RandomNetwork, programs
+from priors import BayesianLinear, LearningCurves, LinearGaussian, RandomNetwork, programs
 
 FEATURES, ROWS, QUERIES = 2, 12, 7
 CONDITIONABLE, STORABLE, JOINT, LATENT = "conditionable", "storable", "joint", "latent"
@@ -170,6 +182,12 @@ INSTANCES = (
         LearningCurves(),
         horizon=350.0,
         scale=MetricScale(0, 50, 0, 10, minimize=True),
+    ),
+    Instance(
+        "dt",
+        DistributionTransformer(components=3, width=16, layers=1, heads=2, train=TRAIN),
+        frozenset({CONDITIONABLE, STORABLE, LATENT}),
+        LinearGaussian(FEATURES),
     ),
     Instance("gp", GP(restarts=0, steps=20), frozenset({CONDITIONABLE, STORABLE, JOINT})),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),

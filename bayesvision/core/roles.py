@@ -12,6 +12,7 @@ __all__ = [
     "Amortized",
     "Conditionable",
     "Exported",
+    "Family",
     "Joint",
     "Latent",
     "Log",
@@ -38,6 +39,51 @@ class Prior(Protocol):
 
     def sample(self, batch: int, rows: int, *, generator: Generator) -> Task:
         """Draw a batch of data sets on the generator's device."""
+        ...
+
+
+@runtime_checkable
+class Family(Protocol):
+    """A family of inference problems: priors over latent variables theta, and what is observed of them.
+
+    `sample` draws problems: x, y and theta [batch, latents], and of each prior what tells it, `hyper` [batch,
+    hyperparameters], or the Gaussian `mixture` that it is.
+    """
+
+    @property
+    def latents(self) -> int:
+        """Number of latent variables."""
+        ...
+
+    @property
+    def features(self) -> int:
+        """Number of columns of an observation's design."""
+        ...
+
+    @property
+    def hyperparameters(self) -> int:
+        """Number of numbers that tell a prior; 0 where priors are Gaussian mixtures."""
+        ...
+
+    @property
+    def supports(self) -> tuple[str, ...]:
+        """`real` or `positive` for each latent variable."""
+        ...
+
+    def sample(self, batch: int, rows: int, *, generator: Generator) -> Any:
+        """Draw a batch of problems with `rows` observations each."""
+        ...
+
+    def relative(self, x: Tensor, y: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations in units of a prior whose unconstrained latent variables are about loc +- scale."""
+        ...
+
+    def observed(self, theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of a normal observation given theta."""
+        ...
+
+    def log_likelihood(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Log density of every observation given theta."""
         ...
 
 

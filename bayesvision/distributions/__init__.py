@@ -5,6 +5,7 @@ from bayesvision.distributions.base import Continuous as Continuous
 from bayesvision.distributions.base import Discrete as Discrete
 from bayesvision.distributions.categorical import Bernoulli as Bernoulli
 from bayesvision.distributions.categorical import Categorical as Categorical
+from bayesvision.distributions.gaussian_mixture import GaussianMixture as GaussianMixture
 from bayesvision.distributions.generalized_normal import GeneralizedNormal as GeneralizedNormal
 from bayesvision.distributions.mixture import Mixture as Mixture
 from bayesvision.distributions.normal import Normal as Normal

@@ -73,7 +73,8 @@ class TruncatedTransformed(Continuous):
         wide = value.double()
         u = self.transform(wide)
         slope = self.transform.log_abs_det_jacobian(wide, u)
-        return self._kind(self.base.log_prob(u).double() + slope - self._masses[-1].log())
+        found = self.base.log_prob(u).double() + slope - self._masses[-1].log()
+        return self._kind(torch.where(u.isfinite(), found, -torch.inf))
 
     def cdf(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         u, (below, above, mass) = self.transform(value.double()), self._masses

@@ -1,0 +1,372 @@
+"""`DistributionTransformer`: a family of problems becomes a network from priors and observations to posteriors."""
+
+import importlib
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.distributions as td
+from jaxtyping import Float
+from torch import Tensor
+
+from bayesvision.core.checks import check_count, check_inputs, check_targets, columns_of
+from bayesvision.core.data import output_dtype
+from bayesvision.core.modules import outside_inference_mode, share, split_state
+from bayesvision.core.recipes import convert_fields, describe
+from bayesvision.core.roles import Conditionable, Exported, Family, Log
+from bayesvision.distributions import GaussianMixture, Mixture, Normal
+from bayesvision.io.recipes import build_prior
+from bayesvision.methods.dt.filtering import moved
+from bayesvision.methods.dt.network import ComponentTransformer
+from bayesvision.methods.dt.predictive import image
+from bayesvision.methods.dt.prior import TOLD, MetaPrior, ToldPrior
+from bayesvision.methods.dt.refinement import Refined, refine
+from bayesvision.methods.dt.tasks import ProblemBatch, ProblemStream, unconstrained, units_of
+from bayesvision.methods.dt.tokens import Parts
+from bayesvision.training.loop import minimize
+from bayesvision.training.seeds import generator, seeded
+from bayesvision.training.train import Train
+
+__all__ = ["DTPosterior", "DistributionTransformer"]
+
+MARGINAL = 1_024  # draws that tell the family's own prior
+META = 4_096  # priors that tell what the training saw
+
+
+@dataclass(frozen=True)
+class DistributionTransformer:
+    """Posteriors in a forward pass, for a prior that is chosen at run time (arXiv 2502.02463).
+
+    Minimises -E [log q(f(theta) | prior) + log q(f(theta) | y, prior)] (eq. 5) over problems drawn from a family: a
+    prior, latent variables theta from it, and observations y of them; f takes logarithms of positive variables. The
+    prior enters as K tokens, which attend to each other and to the observations and are read as the K components of a
+    Gaussian mixture. What is known of the prior in closed form is not learned: the network works in units of the
+    prior's mean and standard deviation.
+
+    Example:
+        >>> post = bv.DistributionTransformer(train=bv.Train(steps=2_000, batch=256)).fit(NormalVariance())
+        >>> post.with_prior(td.InverseGamma(5.0, 7.0)).condition(y=[1.2]).latent.mean
+
+    Args:
+        components: number K of Gaussians.
+        width, layers, heads: size of the transformer.
+        observations: maximum number of observations of a problem in training.
+        train: how to train; `train.batch` counts problems.
+
+    Raises:
+        ValueError: a field is out of range.
+    """
+
+    components: int = 5
+    width: int = 64
+    layers: int = 6
+    heads: int = 8
+    observations: int = 16
+    train: Train = field(default_factory=lambda: Train(batch=256))
+
+    def __post_init__(self) -> None:
+        convert_fields(self)
+        for name in ("components", "width", "layers", "heads", "observations"):
+            check_count(name, getattr(self, name))
+        if self.width % self.heads:
+            raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
+
+    @outside_inference_mode
+    def fit(self, source: Family, log: Log | None = None) -> "DTPosterior":
+        """Train on problems drawn from the family `source`; the result has seen no observation.
+
+        Raises:
+            TypeError: `source` is not a family of inference problems.
+        """
+        if not isinstance(source, Family) or isinstance(source, type):
+            got = f"the class {source.__name__}" if isinstance(source, type) else type(source).__name__
+            raise TypeError(f"source must be a family such as priors.NormalVariance(), got {got}")
+        stream = ProblemStream(source, self.components, self.observations, self.train)
+        posterior = self.untrained(source)
+        recipe = {"method": describe(self), "prior": describe(source)}
+        drawn = {"problems": self.train.steps * self.train.batch}
+        cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log, drawn)
+        seen = source.sample(META, 1, generator=generator("cpu", self.train.seed, 1 << 20))
+        posterior.meta.remember(units_of(source, seen))
+        size = sum(p.numel() for p in posterior.network.parameters())
+        posterior.metadata = {"prior": describe(source), "parameters": size, **cost}
+        posterior.requires_grad_(False)
+        posterior.infer()
+        return posterior
+
+    def untrained(self, family: Family) -> "DTPosterior":
+        """A posterior with initial weights."""
+        with seeded(self.train.seed):
+            network = ComponentTransformer(
+                family.latents,
+                family.features,
+                family.hyperparameters,
+                self.components,
+                self.width,
+                self.layers,
+                self.heads,
+            )
+        return DTPosterior(self, network, family)
+
+
+def _loss(posterior: "DTPosterior", batch: ProblemBatch) -> Float[Tensor, ""]:
+    network, units, target = posterior.network, batch.units, batch.target
+    loss = target.new_zeros(())
+    if batch.hyper is not None:
+        tokens = network.of_hyper(batch.hyper)
+    elif batch.mixture is not None:
+        tokens = network.of_mixture(units.numbers(batch.mixture))
+    else:
+        assert batch.draws is not None
+        tokens = network.of_draws((batch.draws - units.loc.unsqueeze(-2)) / units.scale.unsqueeze(-2))
+    before = units.parts(network.read(tokens).float())
+    loss = loss - _log_density(before, target).mean()
+    if batch.way == "own":  # the same prior again, as the mixture that the network takes it for
+        tokens = network.of_mixture(units.numbers(Parts(*(v.detach() for v in before))))
+        loss = loss - _log_density(units.parts(network.read(tokens).float()), target).mean()
+    after = units.parts(network.read(network.update(tokens, batch.x, batch.y)).float())
+    return loss - _log_density(after, target).mean()
+
+
+def _log_density(parts: Parts, u: Float[Tensor, "batch latents"]) -> Float[Tensor, " batch"]:
+    law = td.MultivariateNormal(parts.loc, scale_tril=parts.scale_tril, validate_args=False)
+    return (parts.logits.log_softmax(-1) + law.log_prob(u.unsqueeze(-2))).logsumexp(-1)
+
+
+class DTPosterior(Conditionable):
+    """What a trained `DistributionTransformer` knows: the network, a prior, and the observations seen.
+
+    Until `with_prior`, the prior is the family's own: theta averaged over the meta-prior.
+
+    Attributes:
+        method: the recipe.
+        family: the problems that it was trained on, with their likelihood.
+        metadata: the family, the number of parameters and what training cost.
+        prior: the prior, as it was told.
+        columns: column names of the designs, if they came as a frame.
+    """
+
+    x: Tensor | None
+    y: Tensor | None
+    prior: ToldPrior
+    belief: ToldPrior
+    meta: MetaPrior
+
+    def __init__(self, method: DistributionTransformer, network: ComponentTransformer, family: Family) -> None:
+        super().__init__()
+        self.method, self.network, self.family = method, network, family
+        self.metadata: dict[str, Any] = {}
+        self.columns: tuple[str, ...] | None = None
+        self.meta = MetaPrior(family.latents)
+        for name in ("x", "y"):
+            self.register_buffer(name, None, persistent=False)
+        own = family.sample(MARGINAL, 1, generator=generator("cpu", method.train.seed, 1 << 21))
+        self.prior = ToldPrior(draws=unconstrained(family, own.theta.double()))
+        self.belief = ToldPrior()
+
+    # The prior
+
+    def with_prior(self, prior: Any) -> Self:
+        """The same observations under another prior; it may be one that training never saw.
+
+        Args:
+            prior: a distribution of the family's kind, a Gaussian mixture (`bayesvision.distributions.GaussianMixture`,
+                or torch's multivariate normal or a mixture of them over real latent variables), or draws [n, latents].
+
+        Raises:
+            ValueError: another kind of distribution, more components than the network's, parameters that are not
+                finite or positive, or too few draws.
+        """
+        new = share(self)
+        new.prior = ToldPrior.of(prior, self.family, self.method.components).to(self.device)
+        new.infer()
+        far = float(new.distance().max())
+        if far > 1:
+            warnings.warn(
+                f"this prior is {far:.1f} times as far out as nearly all priors of training were, so the posterior may "
+                "be off; train on a wider meta-prior, or check it with refine()",
+                stacklevel=2,
+            )
+        return new
+
+    def distance(self) -> Float[Tensor, "*batch"]:
+        """How far out the prior is, in units of what all but 1 in 1,000 priors of training stay within."""
+        return self.meta.distance(self.prior.units(self.family))
+
+    # Observations
+
+    @property
+    def rows(self) -> int:
+        """Number of observations that this posterior was conditioned on."""
+        return 0 if self.y is None else self.y.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.network.prior_token.device
+
+    @outside_inference_mode
+    def condition(self, x: Any = None, y: Any = None) -> Self:
+        """A new posterior that has also seen the observations `y` [*batch, rows] with the designs `x`.
+
+        Args:
+            x: designs [*batch, rows, features]; None where observations have none.
+
+        Raises:
+            ValueError: wrong shapes, values that are not finite, a design where there is none, or none where there is.
+        """
+        if y is None:
+            raise ValueError("y must hold observations, got None")
+        new, names = share(self), columns_of(x)
+        x, y = self._observations(x, y)
+        new.columns = self.columns or names
+        if self.x is not None and self.y is not None:
+            if x.shape[:-2] != self.x.shape[:-2]:
+                raise ValueError(f"x must have the batch axes {tuple(self.x.shape[:-2])}, got {tuple(x.shape[:-2])}")
+            x, y = torch.cat([self.x, x], -2), torch.cat([self.y, y], -1)
+        new.x, new.y = x.detach(), y.detach()
+        new.infer()
+        return new
+
+    def _observations(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+        if self.family.features == 0:
+            self._refuse_design(x)
+            y = check_inputs(y, name="y").squeeze(-1) if np.ndim(y) < 2 else check_inputs(y, name="y")
+            y = y.to(self.device)
+            return y.new_zeros(*y.shape, 0), y
+        if x is None:
+            raise ValueError(f"x must hold the designs of the observations, {self.family.features} columns, got None")
+        x = check_inputs(x, self.family.features, self.columns).to(self.device)
+        return x, check_targets(y, x, constant=True)
+
+    @torch.no_grad()
+    def infer(self) -> None:
+        """Let the network compute the mixture over the latent variables; without observations it is the prior."""
+        units = self.prior.units(self.family)
+        tokens, parts = self.prior.tokens(self.network, units), self.prior.mixture
+        if self.x is not None and self.y is not None:
+            x, y = self.family.relative(self.x.double(), self.y.double(), *units)
+            batch = torch.broadcast_shapes(tokens.shape[:-2], y.shape[:-1])
+            x, y = x.expand(*batch, *x.shape[-2:]), y.expand(*batch, y.shape[-1])
+            tokens = self.network.update(tokens.expand(*batch, *tokens.shape[-2:]), x.to(tokens), y.to(tokens))
+            parts = None
+        if parts is None:
+            parts = units.parts(self.network.read(tokens).double())
+        self.belief = ToldPrior(**parts._asdict())
+
+    def unconditioned(self) -> Self:
+        """The network with the same prior, as if nothing had been observed."""
+        new = share(self)
+        new.x, new.y, new.columns = None, None, None
+        new.infer()
+        return new
+
+    # Answers
+
+    @property
+    def latent(self) -> GaussianMixture:
+        """Posterior of the latent variables; the prior before any observation."""
+        assert self.belief.mixture is not None
+        return GaussianMixture(*self.belief.mixture, self.family.supports)
+
+    def predict(self, x: Any = None) -> Mixture:
+        """Distribution of the next observation, noise included, at every design of `x` [*batch, rows, features].
+
+        Of a family without designs, x is None and there is one next observation of each problem. Where observations are
+        linear in the latent variables it is the exact image of `latent`, otherwise a quadrature over it.
+
+        Raises:
+            ValueError: wrong shapes, values that are not finite, or a design where there is none.
+        """
+        latent = self.latent
+        if self.family.features == 0:
+            self._refuse_design(x)
+            return image(self.family, latent, latent.loc.new_zeros(*latent.batch_shape, 1, 0))[..., 0]
+        x = check_inputs(x, self.family.features, self.columns).to(self.device)
+        law, dtype = image(self.family, latent, x.double()), output_dtype(x, self.y)
+        parts: Any = law.component_distribution
+        logits = law.mixture_distribution.logits.to(dtype)
+        return Mixture.of(Normal(parts.loc.to(dtype), parts.scale.to(dtype), validate_args=False), logits)
+
+    def _refuse_design(self, x: Any) -> None:
+        if x is not None:
+            raise ValueError(f"x must be None: an observation of {type(self.family).__name__} has no design")
+
+    def refine(self, draws: int = 4_000, seed: int = 0) -> Refined:
+        """Importance sampling from `latent` to the exact posterior, its weights smoothed by a Pareto tail.
+
+        The result says by k-hat whether to trust it: below 0.7 its draws stand for the posterior (Vehtari et al. 2024,
+        arXiv 1507.02646), above that it warns.
+
+        Raises:
+            ValueError: a batch of problems, a prior told by draws, whose density nobody knows, or too few draws.
+            ImportError: arviz is not installed.
+        """
+        batch = tuple(self.latent.batch_shape)
+        if batch:
+            raise ValueError(f"refine takes one problem, got a batch {batch}; take them one by one")
+        check_count("draws", draws, 100)
+        density = self.prior.log_density(self.family)
+        return refine(self.family, self.latent, density, self.x, self.y, draws, seed)
+
+    def move(self, transition: Any, noise: Any) -> Self:
+        """The belief after the latent variables moved: the posterior becomes the prior of what is observed next.
+
+        Args:
+            transition: matrix F [latents, latents] of theta' = F theta + N(0, noise), which is exact for every
+                component, or a function of theta [..., latents], whose moments are matched by sigma points.
+            noise: covariance Q [latents, latents].
+
+        Raises:
+            ValueError: latent variables that are not real, wrong shapes, or a covariance that is not positive
+                semi-definite.
+        """
+        if set(self.family.supports) != {"real"}:
+            raise ValueError(f"only real latent variables move, got {', '.join(self.family.supports)}")
+        latent, new = self.latent, share(self)
+        loc, tril = moved(latent.loc, latent.scale_tril, transition, noise)
+        new.prior, new.x, new.y = ToldPrior(logits=latent.logits, loc=loc, scale_tril=tril), None, None
+        new.infer()
+        return new
+
+    # Copies and files
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        exact = {name: getattr(self, name) for name in ("x", "y")}
+        before = (self.device, self.network.prior_token.dtype)
+        super()._apply(fn, recurse)
+        for name, value in exact.items():  # what was observed stays as exact as it was
+            setattr(self, name, None if value is None else value.to(self.device))
+        if before != (self.device, self.network.prior_token.dtype):
+            self.infer()
+        return self
+
+    def export(self) -> Exported:
+        """Weights; the prior and the observations; the family, by name and fields."""
+        weights, exact = split_state(self)
+        seen = {name: value for name in ("x", "y") if (value := getattr(self, name)) is not None}
+        return Exported(weights, exact | seen | self.prior.told(), {"metadata": self.metadata, "columns": self.columns})
+
+    @classmethod
+    def restore(
+        cls, method: DistributionTransformer, tensors: dict[str, Tensor], header: dict[str, Any], family: Any = None
+    ) -> "DTPosterior":
+        """The posterior that `export` described; a family of the package `priors` is built from its description.
+
+        Raises:
+            ValueError: a family of somebody's own, which a file does not hold; it comes with load(path, net=family).
+        """
+        if family is None:
+            family = build_prior(header["metadata"]["prior"], importlib.import_module("priors"))
+        posterior = method.untrained(family)
+        posterior.prior = ToldPrior(**{name: tensors.pop(name) for name in TOLD if name in tensors})
+        posterior.x, posterior.y = tensors.pop("x", None), tensors.pop("y", None)
+        posterior.network.to(tensors["network.norm.weight"].dtype)
+        posterior.load_state_dict(tensors)
+        posterior.metadata = header["metadata"]
+        posterior.columns = tuple(header["columns"]) if header["columns"] else None
+        posterior.requires_grad_(False).eval()
+        posterior.infer()
+        return posterior

@@ -1,0 +1,98 @@
+"""Batches of inference problems drawn from a family, each prior told in one of the ways that users may tell it."""
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bayesvision.core.roles import Family
+from bayesvision.distributions import GaussianMixture
+from bayesvision.methods.dt.tokens import Parts, Units
+from bayesvision.training.seeds import generator
+
+__all__ = ["ProblemBatch", "ProblemStream", "unconstrained", "units_of_draws"]
+
+DRAWS = (64, 512)  # minimum and maximum number of draws that tell a prior
+FEWER = 4  # times fewer problems in a step whose priors are told by draws, which cost the more
+WAYS = {True: ("hyper", "hyper", "own", "draws"), False: ("mixture", "mixture", "mixture", "draws")}  # equally often
+
+
+class ProblemBatch(NamedTuple):
+    """Problems as the network takes them.
+
+    Attributes:
+        way: how the priors are told: by `hyper`, by what the network itself makes of it (`own`), by the Gaussian
+            `mixture`, or by `draws`.
+        units: of each prior.
+        hyper, mixture, draws: what tells the priors; None where it is not that.
+        x, y: observations in units of the prior.
+        target: the unconstrained latent variables.
+    """
+
+    way: str
+    units: Units
+    hyper: Float[Tensor, "batch hyper"] | None
+    mixture: Parts | None
+    draws: Float[Tensor, "batch n latents"] | None
+    x: Float[Tensor, "batch rows features"]
+    y: Float[Tensor, "batch rows"]
+    target: Float[Tensor, "batch latents"]
+
+
+def unconstrained(family: Family, theta: Float[Tensor, "*shape latents"]) -> Float[Tensor, "*shape latents"]:
+    """log theta_i of what is positive, theta_i of the rest."""
+    positive = torch.tensor([s == "positive" for s in family.supports], device=theta.device)
+    return torch.where(positive, theta.log(), theta)
+
+
+def units_of_draws(draws: Float[Tensor, "*batch n latents"]) -> Units:
+    """Mean and standard deviation of unconstrained draws."""
+    return Units(draws.mean(-2), draws.std(-2).clamp(min=1e-9))
+
+
+def units_of(family: Any, problem: Any) -> Units:
+    """Mean and standard deviation of the unconstrained latent variables under each prior."""
+    if problem.hyper is not None:
+        return Units(*(v.to(problem.hyper.dtype) for v in family.moments(problem.hyper.double())))
+    return Parts(*problem.mixture).moments()
+
+
+class ProblemStream:
+    """The endless stream of problems of one run: micro-batch j of step i is a pure function of (seed, i, j)."""
+
+    def __init__(self, family: Family, components: int, observations: int, train: Any) -> None:
+        self.family, self.components, self.observations, self.train = family, components, observations, train
+        self.device = train.execution.pick_device()
+
+    def sizes(self, step: int) -> tuple[str, int, int]:
+        """How the priors of a step are told, by how many draws if by draws, and the number of observations."""
+        rng = generator("cpu", self.train.seed, step, 1 << 32)
+        way, draws, rows = torch.rand(3, generator=rng, dtype=torch.float64).tolist()
+        ways = WAYS[bool(self.family.hyperparameters)]
+        count = int(DRAWS[0] * (DRAWS[1] / DRAWS[0]) ** draws)
+        return ways[int(way * len(ways))], count, min(self.observations, int((self.observations + 1) ** rows))
+
+    def batch(self, step: int, micro_batch: int) -> ProblemBatch:
+        """The problems of one micro-batch."""
+        way, count, rows = self.sizes(step)
+        rng = generator(self.device, self.train.seed, step, micro_batch)
+        size = self.train.batch // self.train.accumulate
+        size = max(1, size // FEWER) if way == "draws" else size
+        problem: Any = self.family.sample(size, max(1, rows), generator=rng)
+        units, hyper, mixture, draws = units_of(self.family, problem), problem.hyper, None, None
+        if way == "draws":
+            draws, hyper = self._draws(problem, count, rng), None
+            units = units_of_draws(draws)
+        elif problem.mixture is not None:
+            mixture = Parts(*problem.mixture).filled(self.components)
+        x, y = self.family.relative(problem.x, problem.y, *units)
+        return ProblemBatch(way, units, hyper, mixture, draws, x, y, unconstrained(self.family, problem.theta))
+
+    def _draws(self, problem: Any, count: int, rng: torch.Generator) -> Tensor:
+        """Unconstrained draws from each prior."""
+        if problem.hyper is not None:
+            kind: Any = self.family
+            return unconstrained(self.family, kind.draws(problem.hyper, count, rng))
+        logits, loc, tril = problem.mixture
+        return GaussianMixture(logits, loc, tril).sample((count,), rng).movedim(0, -2)

@@ -1,0 +1,265 @@
+"""`DistributionTransformer`: exact posteriors of two families, three ways to tell a prior, filters, and refinement."""
+
+import math
+import warnings
+
+import pytest
+import scipy.stats
+import torch
+import torch.distributions as td
+from checks import unchecked
+
+import bayesvision as bv
+from bayesvision.distributions import GaussianMixture
+from bayesvision.methods.dt.tokens import Parts, Units
+from bayesvision.training.seeds import generator
+from priors import LinearGaussian, NormalVariance
+
+TRAIN = {"batch": 256, "lr": 3e-3, "execution": bv.Execution(device="cpu")}
+SMALL = {"width": 32, "layers": 2, "heads": 4, "observations": 4}
+
+
+@pytest.fixture(scope="module")
+def variance():
+    return bv.DistributionTransformer(**SMALL, train=bv.Train(steps=800, **TRAIN)).fit(NormalVariance())
+
+
+@pytest.fixture(scope="module")
+def line():
+    """One latent variable, known through noisy multiples of it."""
+    method = bv.DistributionTransformer(components=3, **SMALL, train=bv.Train(steps=600, **TRAIN))
+    return method.fit(LinearGaussian(latents=1, components=2))
+
+
+@pytest.fixture(scope="module")
+def plane():
+    """Next to untrained: for what holds whatever the weights are."""
+    small = {"width": 16, "layers": 1, "heads": 2, "observations": 4}
+    train = bv.Train(steps=20, batch=32, execution=bv.Execution(device="cpu"))
+    return bv.DistributionTransformer(components=3, **small, train=train).fit(LinearGaussian(2))
+
+
+def inverse_gammas(count, seed=777):
+    problem = NormalVariance().sample(count, 1, generator=generator("cpu", seed))
+    a, b = problem.hyper.double().exp().unbind(-1)
+    return td.InverseGamma(a, b), problem.y.double()
+
+
+def divergence(exact, law):
+    """KL(exact || law) of each problem, by quadrature over log theta."""
+    log = -torch.distributions.Gamma(exact.concentration, exact.rate).mean.log()
+    grid = log + torch.linspace(-1, 1, 4_001, dtype=torch.float64).unsqueeze(-1) * (8 / exact.concentration.sqrt() + 6)
+    p = exact.log_prob(grid.exp()) + grid
+    q = law.log_prob(grid.exp().unsqueeze(-1)) + grid
+    return (p.exp() * (p - q)).sum(0) * (grid[1] - grid[0])
+
+
+def test_the_posterior_of_a_variance_is_the_inverse_gamma(variance):
+    prior, y = inverse_gammas(500)
+    seen = variance.with_prior(prior).condition(y=y)
+    found = divergence(NormalVariance().posterior(prior, y), seen.latent)
+    assert found.mean() < 0.01
+    wrong = divergence(NormalVariance().posterior(prior, 3 * y), seen.latent)
+    assert wrong.mean() > 0.02
+
+
+def test_a_prior_can_be_told_in_three_ways(variance):
+    prior = td.InverseGamma(torch.tensor(3.0, dtype=torch.float64), torch.tensor(4.0, dtype=torch.float64))
+    y = torch.tensor([1.2, -0.4], dtype=torch.float64)
+    exact = NormalVariance().posterior(prior, y)
+    told = variance.with_prior(prior)
+    points = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
+    draws = torch.as_tensor(scipy.stats.invgamma(3, scale=4).ppf(points.numpy())).unsqueeze(-1)
+    for seen in (told, variance.with_prior(told.latent), variance.with_prior(draws)):
+        law = seen.condition(y=y).latent
+        low, high = law.interval(0.8)
+        mass = exact.cdf(high) - exact.cdf(low)
+        assert mass.item() == pytest.approx(0.8, abs=0.06)
+
+
+def test_without_observations_the_answer_is_the_prior(variance):
+    prior, _ = inverse_gammas(200)
+    assert divergence(prior, variance.with_prior(prior).latent).mean() < 0.02
+    mixture = GaussianMixture(
+        torch.tensor([0.3, -0.2]), torch.tensor([[0.0], [1.0]]), torch.ones(2, 1, 1), ("positive",)
+    )
+    again = variance.with_prior(mixture).latent
+    torch.testing.assert_close(again.loc, mixture.loc.double())
+    torch.testing.assert_close(again.logits, mixture.logits.double())
+
+
+def test_the_posterior_of_a_line_is_the_exact_mixture(line):
+    family = line.family
+    problem = family.sample(300, 3, generator=generator("cpu", 5))
+    prior = type(problem.mixture)(*(v.double().clamp(min=-60) for v in problem.mixture))
+    x, y = problem.x.double(), problem.y.double()
+    exact = GaussianMixture(*family.posterior(prior, x, y))
+    law = line.with_prior(GaussianMixture(*prior)).condition(x, y).latent
+    draws = exact.sample((500,), generator("cpu", 6))
+    gap = (exact.log_prob(draws) - law.log_prob(draws)).mean(0)
+    nothing = (exact.log_prob(draws) - GaussianMixture(*prior).log_prob(draws)).mean(0)
+    assert gap.median() < 0.15 and gap.mean() < 0.2 * nothing.mean()
+
+
+def test_the_exact_mixture_is_bayes_rule():
+    """Prior times likelihood, normalised on a grid."""
+    family = LinearGaussian(latents=1, components=3)
+    problem = family.sample(4, 5, generator=generator("cpu", 2))
+    mixture = type(problem.mixture)(*(v.double() for v in problem.mixture))
+    grid = torch.linspace(-12, 12, 6_001, dtype=torch.float64).view(-1, 1, 1)
+    for k in range(4):
+        one = type(mixture)(*(v[k] for v in mixture))
+        x, y = problem.x[k].double(), problem.y[k].double()
+        clean = type(one)(one.logits.clamp(min=-60), one.loc, one.scale_tril)
+        joint = GaussianMixture(*clean).log_prob(grid[:, 0]) + family.log_likelihood(grid[:, 0], x, y).sum(-1)
+        expected = joint - joint.logsumexp(0) - math.log(24 / 6_000)
+        found = GaussianMixture(*family.posterior(clean, x, y)).log_prob(grid[:, 0])
+        near = expected > -15
+        torch.testing.assert_close(found[near], expected[near], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", [NormalVariance(), LinearGaussian(2)])
+def test_the_sampler_has_the_density_of_the_likelihood(family):
+    """P(Y <= y) of simulated observations is uniform; with twice the standard deviation it is not."""
+    problem = family.sample(4_000, 1, generator=generator("cpu", 8))
+    theta, x, y = problem.theta.double(), problem.x.double(), problem.y.double()
+    loc, scale = family.observed(theta, x)
+    u = td.Normal(loc, scale).cdf(y).flatten().numpy()
+    assert scipy.stats.kstest(u, "uniform").pvalue > 1e-4  # a false alarm once in 10,000 runs
+    wide = td.Normal(loc, 2 * scale).cdf(y).flatten().numpy()
+    assert scipy.stats.kstest(wide, "uniform").pvalue < 1e-6
+    said = torch.stack([family.log_likelihood(theta[k], x[k], y[k]).sum() for k in range(50)])
+    torch.testing.assert_close(said, td.Normal(loc, scale).log_prob(y)[:50, 0])
+
+
+def test_a_linear_prediction_is_the_image_of_the_latent_mixture(plane):
+    x, y = torch.randn(5, 2, generator=generator("cpu", 1)).double(), torch.linspace(-1, 1, 5).double()
+    seen = plane.condition(x, y)
+    new = torch.randn(4, 2, generator=generator("cpu", 2)).double()
+    draws = seen.latent.sample((200_000,), generator("cpu", 3))
+    law = seen.predict(new)
+    image = draws @ new.mT
+    torch.testing.assert_close(law.mean, image.mean(0), rtol=0, atol=0.02)
+    torch.testing.assert_close(law.variance, image.var(0) + 0.1, rtol=0.03, atol=0.01)
+
+
+def test_a_predicted_observation_of_a_variance_is_its_scale_mixture(variance):
+    seen = variance.with_prior(td.InverseGamma(4.0, 5.0)).condition(y=[0.5, 1.5])
+    theta = seen.latent.sample((100_000,), generator("cpu", 4))
+    law = seen.predict()
+    assert law.batch_shape == ()
+    levels = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    cdf = td.Normal(0.0, theta.sqrt()).cdf(levels).mean(0)
+    torch.testing.assert_close(law.cdf(levels), cdf, rtol=0, atol=4e-3)
+
+
+def test_a_filter_moves_as_kalmans(plane):
+    """Prediction steps of one Gaussian are exact: F m, F S F^T + Q."""
+    prior = td.MultivariateNormal(torch.tensor([1.0, -0.5]).double(), torch.eye(2).double())
+    motion = torch.tensor([[1.0, 0.5], [0.0, 0.9]]).double()
+    noise = torch.tensor([[0.2, 0.05], [0.05, 0.1]]).double()
+    for transition in (motion, lambda theta: theta @ motion.mT):
+        law = plane.with_prior(prior).move(motion, noise).move(transition, noise).latent
+        mean, covariance = prior.mean, prior.covariance_matrix
+        for _ in range(2):
+            mean, covariance = motion @ mean, motion @ covariance @ motion.mT + noise
+        torch.testing.assert_close(law.mean, mean)
+        torch.testing.assert_close(law.covariance_matrix, covariance)
+
+
+def test_refinement_gives_the_exact_posterior(variance):
+    prior, y = td.InverseGamma(3.0, 4.0), torch.tensor([2.0, -1.0])
+    better = variance.with_prior(prior).condition(y=y).refine(20_000)
+    exact = NormalVariance().posterior(prior, y)
+    assert better.khat < 0.7 and better.latent.effective_size > 5_000
+    for level in (0.1, 0.5, 0.9):
+        assert exact.cdf(better.latent.quantile(level).float()).item() == pytest.approx(level, abs=0.02)
+    assert better.latent.mean.item() == pytest.approx(exact.mean.item(), rel=0.03)
+    assert better.predict().stddev.item() == pytest.approx(exact.mean.sqrt().item(), rel=0.05)
+
+
+def test_refinement_says_when_it_cannot_be_trusted(variance):
+    far = variance.with_prior(td.InverseGamma(3.0, 4.0)).condition(y=[1.0])
+    far.belief.loc = far.belief.loc + 4.0  # a network that is badly wrong
+    with pytest.warns(UserWarning, match="k-hat"):
+        assert far.refine(500).khat > 0.7
+
+
+def test_a_prior_far_from_those_of_training_is_called_so(variance):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        near = variance.with_prior(td.InverseGamma(2.0, 2.0))
+    assert near.distance() < 1
+    with pytest.warns(UserWarning, match="times as far out"):
+        assert variance.with_prior(td.InverseGamma(2.0, 1e12)).distance() > 1
+
+
+def test_batches_of_problems_are_single_problems(variance):
+    prior, y = inverse_gammas(3)
+    whole = variance.with_prior(prior).condition(y=y)
+    for k in range(3):
+        one = variance.with_prior(td.InverseGamma(prior.concentration[k], prior.rate[k])).condition(y=y[k])
+        torch.testing.assert_close(one.latent.mean, whole.latent.mean[k], rtol=1e-4, atol=1e-6)
+
+
+def test_numbers_of_a_mixture_and_back():
+    parts = Parts(*LinearGaussian(3).sample(6, 1, generator=generator("cpu", 3)).mixture).filled(5)
+    units = parts.moments()
+    numbers = units.numbers(parts)
+    again = units.parts(torch.cat([3 * numbers[..., :1], numbers[..., 1:]], -1))
+    torch.testing.assert_close(again.loc, parts.loc)
+    torch.testing.assert_close(again.scale_tril, parts.scale_tril, rtol=0.02, atol=0.01)
+    torch.testing.assert_close(again.logits.softmax(-1), parts.logits.softmax(-1))
+
+
+def test_filling_keeps_the_mixture_nearly():
+    one = Parts(torch.tensor([0.0, -torch.inf]), torch.tensor([[1.0], [9.0]]), torch.ones(2, 1, 1))
+    full = one.filled(4)
+    before, after = Units(torch.tensor([1.0]), torch.tensor([1.0])), full.moments()
+    torch.testing.assert_close(after.loc, before.loc, rtol=0, atol=0.3)
+    torch.testing.assert_close(after.scale, before.scale, rtol=0, atol=0.2)
+    assert len(full.loc.unique()) == 4  # identical tokens would never part
+
+
+@pytest.mark.parametrize(
+    ("prior", "words"),
+    [
+        (td.Gamma(1.0, 1.0), "InverseGamma"),
+        (torch.ones(10, 1), "at least 80 draws"),
+        (-torch.rand(200, 1), "positive draws"),
+        (torch.ones(200, 1), "differ"),
+        (torch.full((200, 1), math.nan), "finite"),
+        (GaussianMixture(torch.zeros(9), torch.zeros(9, 1), torch.ones(9, 1, 1), ("positive",)), "9 components"),
+        (GaussianMixture(torch.zeros(1), torch.zeros(1, 1), torch.ones(1, 1, 1)), "latent variables"),
+    ],
+)
+def test_what_is_no_prior_of_the_family_is_refused(variance, prior, words):
+    with pytest.raises(ValueError, match=words):
+        variance.with_prior(prior)
+
+
+def test_what_cannot_be_observed_or_moved_is_refused(variance, plane):
+    with pytest.raises(ValueError, match="no design"):
+        variance.condition([[1.0]], [1.0])
+    with pytest.raises(ValueError, match="got None"):
+        variance.condition()
+    with pytest.raises(ValueError, match="finite"):
+        variance.condition(y=[math.nan])
+    with pytest.raises(ValueError, match="2 columns"):
+        plane.condition(y=[1.0])
+    with pytest.raises(ValueError, match="real latent"):
+        variance.move([[1.0]], [[1.0]])
+    with pytest.raises(ValueError, match="semi-definite"):
+        plane.move(torch.eye(2), -torch.eye(2))
+    with pytest.raises(ValueError, match=r"\[2, 2\]"):
+        plane.move(torch.eye(3), torch.eye(2))
+    with unchecked(), pytest.raises(TypeError, match="family"):
+        bv.DistributionTransformer().fit(object())
+    with pytest.raises(ValueError, match="draws tell"):
+        variance.condition(y=[1.0]).refine()
+
+
+@pytest.mark.parametrize("fields", [{"components": 0}, {"width": 10, "heads": 4}, {"observations": 0}])
+def test_a_field_out_of_range_is_named(fields):
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        bv.DistributionTransformer(**fields)

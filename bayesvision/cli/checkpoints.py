@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from bayesvision.cli.common import Command, show, timed, waiting
 
 if TYPE_CHECKING:
+    from bayesvision.methods.dt.dt import DTPosterior
     from bayesvision.methods.pfn.pfn import PFNPosterior
     from bayesvision.methods.tables.tables import TablePFNPosterior
 
@@ -59,23 +61,60 @@ def validate(checkpoint: str, tasks: int, features: int, rows: str, nuts: bool, 
     import priors
     from bayesvision.io.checkpoints import describe, find
     from bayesvision.io.recipes import build_prior
+    from bayesvision.methods.dt.dt import DTPosterior
     from bayesvision.methods.pfn.pfn import PFNPosterior
     from bayesvision.methods.tables.tables import TablePFNPosterior
 
     posterior = find(checkpoint)
+    if isinstance(posterior, DTPosterior):
+        show(*_latent_validation(posterior, tasks, _sizes(rows, 1), seed))
+        return
     if not isinstance(posterior, PFNPosterior | TablePFNPosterior) or posterior.method.classes is not None:
-        raise ValueError(f"{checkpoint!r} is not a PFN for regression")
-    try:
-        sizes = [int(part) for part in rows.split(",")]
-    except ValueError:
-        raise ValueError(f"--rows takes numbers separated by commas, got {rows!r}") from None
-    if min(sizes) < 2:
-        raise ValueError(f"--rows takes numbers from 2 up, got {rows!r}")
+        raise ValueError(f"{checkpoint!r} is not a PFN for regression or a Distribution Transformer")
+    sizes = _sizes(rows, 2)
     prior = describe(checkpoint).get("metadata", {}).get("prior")
     if not isinstance(prior, dict):
         raise ValueError(f"{checkpoint} does not say which of the package's priors it was trained on")
     prior = build_prior(_comparable(prior, features), priors)
     show(*_validation(posterior, prior, tasks, sizes, nuts, seed))
+
+
+def _sizes(rows: str, least: int) -> list[int]:
+    try:
+        sizes = [int(part) for part in rows.split(",")]
+    except ValueError:
+        raise ValueError(f"--rows takes numbers separated by commas, got {rows!r}") from None
+    if min(sizes) < least:
+        raise ValueError(f"--rows takes numbers from {least} up, got {rows!r}")
+    return sizes
+
+
+def _latent_validation(
+    posterior: "DTPosterior", tasks: int, sizes: list[int], seed: int
+) -> tuple[str, list[str], list[list[str]]]:
+    """Title, columns and rows of the table: log density of theta under the network's posterior and the exact one."""
+    from bayesvision.training.seeds import generator
+
+    family: Any = posterior.family
+    lines = []
+    for rows in sizes:
+        problem = family.sample(tasks, rows, generator=generator("cpu", seed, rows))
+        x = problem.x.double() if family.features else None
+
+        told = posterior.with_prior(family.prior_of(problem))
+        law, seconds = timed(partial(_latent, told, x, problem.y.double()))
+        theta = problem.theta.double()
+        gap = family.log_posterior(problem) - law.log_prob(theta)
+        low, high = law.interval(0.9)
+        inside = ((low < theta) & (theta < high)).double().mean()
+        error = float(gap.std()) / tasks**0.5 if tasks > 1 else 0.0
+        lines.append([str(rows), f"{gap.mean():+.4f} ± {error:.4f}", f"{inside:.1%}", f"{1e3 * seconds / tasks:.2g}"])
+    columns = ["observations", "exact log density minus the network's", "coverage 90 %", "ms / problem"]
+    return f"{tasks} fresh problems of {type(family).__name__} per row", columns, lines
+
+
+def _latent(posterior: "DTPosterior", x: Any, y: Any) -> Any:
+    return posterior.condition(x, y).latent
 
 
 def _comparable(prior: Any, features: int) -> Any:

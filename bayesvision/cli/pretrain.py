@@ -69,7 +69,7 @@ def _training_log(path: Path | None, steps: int) -> Iterator[Any]:
 @click.option("--from", "start", type=FILE, help="Go on from the weights of this checkpoint, with a new schedule.")
 @click.option("--half", is_flag=True, help="Store the weights in float16.")
 def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, start: Path | None, half: bool) -> None:
-    """Train a PFN, LC-PFN or TablePFN on the prior of RECIPE (TOML); works under torchrun as well."""
+    """Train a PFN, LC-PFN, TablePFN or Distribution Transformer on the prior of RECIPE (TOML); works under torchrun."""
     import os
     import shutil
 
@@ -94,5 +94,6 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, start: Pat
     if first:
         bv.save(posterior, out, torch.float16 if half else None)
         shutil.rmtree(folder, ignore_errors=True)
-        seen = " ".join(f"{posterior.metadata[k]:,} {k}" for k in ("tasks", "curves") if k in posterior.metadata)
-        click.echo(f"wrote {out}: {posterior.metadata['parameters']:,} parameters, {seen}")
+        cost = posterior.metadata
+        seen = " ".join(f"{cost[k]:,} {k}" for k in ("tasks", "curves", "problems") if k in cost)
+        click.echo(f"wrote {out}: {cost['parameters']:,} parameters, {seen}")

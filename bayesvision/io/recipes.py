@@ -10,7 +10,12 @@ from bayesvision.core.recipes import build
 
 __all__ = ["Recipe", "build_prior", "construct", "read_recipe"]
 
-METHODS = {"pfn": "PFN", "lcpfn": "LCPFN", "table": "TablePFN"}  # section of a recipe -> method whose fields it holds
+METHODS = {  # section of a recipe -> method whose fields it holds
+    "pfn": "PFN",
+    "lcpfn": "LCPFN",
+    "table": "TablePFN",
+    "dt": "DistributionTransformer",
+}
 
 
 class Recipe(NamedTuple):
@@ -48,7 +53,7 @@ def read_recipe(path: Path, priors: ModuleType) -> Recipe:
     chosen = [name for name in METHODS if name in recipe]
     if "prior" not in recipe or set(recipe) - sections or len(chosen) > 1:
         raise ValueError(
-            f"{path}: a recipe has the sections [prior], [pfn], [lcpfn] or [table], [train] and [execution], "
+            f"{path}: a recipe has the sections [prior], [pfn], [lcpfn], [table] or [dt], [train] and [execution], "
             f"got {', '.join(recipe) or 'none'}"
         )
     for name in sections & set(recipe):

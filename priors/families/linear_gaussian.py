@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.distributions as td
 from jaxtyping import Float
 from torch import Generator, Tensor
 
@@ -85,7 +86,7 @@ class LinearGaussian:
     ) -> Float[Tensor, "*draws rows"]:
         """log N(y; x^T theta, noise) of every observation."""
         loc, scale = self.observed(theta, x)
-        return torch.distributions.Normal(loc, scale, validate_args=False).log_prob(y)
+        return td.Normal(loc, scale, validate_args=False).log_prob(y)
 
     def observed(self, theta: Float[Tensor, "*draws latents"], x: Float[Tensor, "*#draws rows features"]) -> tuple:
         """Mean x^T theta and standard deviation of the normal that an observation has, [*draws, rows] each."""
@@ -102,9 +103,26 @@ class LinearGaussian:
         total = cross @ x.mT + self.noise * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
         residual = y - (x @ loc.unsqueeze(-1)).squeeze(-1)
         factor = torch.linalg.cholesky(total)
-        evidence = torch.distributions.MultivariateNormal(torch.zeros_like(residual), scale_tril=factor)
+        evidence = td.MultivariateNormal(torch.zeros_like(residual), scale_tril=factor)
         gain = torch.cholesky_solve(cross, factor).mT
         after = covariance - gain @ cross
         moved = loc + (gain @ residual.unsqueeze(-1)).squeeze(-1)
         logits = prior.logits.log_softmax(-1) + evidence.log_prob(residual)
         return MixtureParameters(logits, moved, torch.linalg.cholesky((after + after.mT) / 2))
+
+    def prior_of(self, problem: Problem) -> td.MixtureSameFamily:
+        """The prior of every problem of a batch, in float64."""
+        assert problem.mixture is not None
+        return _distribution(MixtureParameters(*(v.double() for v in problem.mixture)))
+
+    def log_posterior(self, problem: Problem) -> Float[Tensor, " batch"]:
+        """Log density of the exact posterior of every problem at its theta."""
+        assert problem.mixture is not None
+        prior = MixtureParameters(*(v.double() for v in problem.mixture))
+        exact = _distribution(self.posterior(prior, problem.x.double(), problem.y.double()))
+        return exact.log_prob(problem.theta.double())
+
+
+def _distribution(mixture: MixtureParameters) -> td.MixtureSameFamily:
+    parts = td.MultivariateNormal(mixture.loc, scale_tril=mixture.scale_tril, validate_args=False)
+    return td.MixtureSameFamily(td.Categorical(logits=mixture.logits), parts, validate_args=False)

@@ -98,3 +98,13 @@ class NormalVariance:
         """The exact posterior given the observations `y`."""
         half = y.square().sum(-1) / 2
         return td.InverseGamma(prior.concentration + y.shape[-1] / 2, prior.rate + half)
+
+    def prior_of(self, problem: Problem) -> td.InverseGamma:
+        """The prior of every problem of a batch, in float64."""
+        assert problem.hyper is not None
+        a, b = problem.hyper.double().exp().unbind(-1)
+        return td.InverseGamma(a, b)
+
+    def log_posterior(self, problem: Problem) -> Float[Tensor, " batch"]:
+        """Log density of the exact posterior of every problem at its theta."""
+        return self.posterior(self.prior_of(problem), problem.y.double()).log_prob(problem.theta[:, 0].double())

@@ -463,6 +463,33 @@ name = "BayesianLinear"
     assert result.exit_code == 0 and "MLE-II" in result.output and "NUTS" not in result.output
 
 
+def test_a_distribution_transformer_is_trained_and_validated(tmp_path: Path) -> None:
+    recipe, out = tmp_path / "recipe.toml", tmp_path / "my.safetensors"
+    recipe.write_text("""
+[prior]
+name = "NormalVariance"
+[dt]
+components = 2
+width = 16
+layers = 1
+heads = 2
+[train]
+steps = 5
+batch = 8
+""")
+    result = run("pretrain", recipe, "--out", out)
+    assert result.exit_code == 0 and "40 problems" in result.output, result.output
+    result = run("validate", out, "--tasks", "20", "--rows", "1,3")
+    assert result.exit_code == 0 and "NormalVariance" in result.output, result.output
+    fails(run("validate", out, "--rows", "0"), "from 1 up")
+
+
+def test_validate_takes_networks_for_tables(tmp_path: Path) -> None:
+    result = run("validate", "pfn-table", "--tasks", "2", "--rows", "6", "--features", "2")
+    assert result.exit_code == 0 and "MLE-II" in result.output, result.output
+    fails(run("validate", "pfn-classes"), "not a PFN for regression")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_prediction_leaves_nothing(model: str, table: Path, tmp_path: Path, number: int) -> None:
     code = f"""

@@ -1,0 +1,41 @@
+"""Put a trained Distribution Transformer into the package, in float16, with its distance to the exact posterior.
+
+python -m tools.ship.dt my-dt.safetensors --name dt-variance --summary "The variance of a normal."
+"""
+
+from typing import Any
+
+import torch
+
+from bayesvision.training.seeds import generator
+from tools.ship.common import run
+
+ROWS = (1, 4, 8)
+
+
+@torch.no_grad()
+def measure(posterior: Any, problems: int) -> list[dict[str, float]]:
+    """Log density of theta under the exact posterior less that under the network's, and the coverage of intervals."""
+    family, lines = posterior.family, []
+    for rows in ROWS:
+        problem = family.sample(problems, rows, generator=generator("cpu", 99, rows))
+        x = problem.x.double() if family.features else None
+        law = posterior.with_prior(family.prior_of(problem)).condition(x, problem.y.double()).latent
+        theta = problem.theta.double()
+        gap = family.log_posterior(problem) - law.log_prob(theta)
+        low, high = law.interval(0.9)
+        lines.append(
+            {
+                "observations": rows,
+                "gap": round(float(gap.mean()), 5),
+                "error": round(float(gap.std() / problems**0.5), 5),
+                "coverage 90 %": round(float(((low < theta) & (theta < high)).double().mean()), 3),
+            }
+        )
+        print(lines[-1], flush=True)
+    return lines
+
+
+if __name__ == "__main__":
+    title = "exact log density minus the network's, in nats"
+    run(__doc__, "problems", 20_000, lambda network, n: {title: measure(network, n)})

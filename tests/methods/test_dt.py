@@ -101,37 +101,6 @@ def test_the_posterior_of_a_line_is_the_exact_mixture(line):
     assert gap.median() < 0.15 and gap.mean() < 0.2 * nothing.mean()
 
 
-def test_the_exact_mixture_is_bayes_rule():
-    """Prior times likelihood, normalised on a grid."""
-    family = LinearGaussian(latents=1, components=3)
-    problem = family.sample(4, 5, generator=generator("cpu", 2))
-    mixture = type(problem.mixture)(*(v.double() for v in problem.mixture))
-    grid = torch.linspace(-12, 12, 6_001, dtype=torch.float64).view(-1, 1, 1)
-    for k in range(4):
-        one = type(mixture)(*(v[k] for v in mixture))
-        x, y = problem.x[k].double(), problem.y[k].double()
-        clean = type(one)(one.logits.clamp(min=-60), one.loc, one.scale_tril)
-        joint = GaussianMixture(*clean).log_prob(grid[:, 0]) + family.log_likelihood(grid[:, 0], x, y).sum(-1)
-        expected = joint - joint.logsumexp(0) - math.log(24 / 6_000)
-        found = GaussianMixture(*family.posterior(clean, x, y)).log_prob(grid[:, 0])
-        near = expected > -15
-        torch.testing.assert_close(found[near], expected[near], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("family", [NormalVariance(), LinearGaussian(2)])
-def test_the_sampler_has_the_density_of_the_likelihood(family):
-    """P(Y <= y) of simulated observations is uniform; with twice the standard deviation it is not."""
-    problem = family.sample(4_000, 1, generator=generator("cpu", 8))
-    theta, x, y = problem.theta.double(), problem.x.double(), problem.y.double()
-    loc, scale = family.observed(theta, x)
-    u = td.Normal(loc, scale).cdf(y).flatten().numpy()
-    assert scipy.stats.kstest(u, "uniform").pvalue > 1e-4  # a false alarm once in 10,000 runs
-    wide = td.Normal(loc, 2 * scale).cdf(y).flatten().numpy()
-    assert scipy.stats.kstest(wide, "uniform").pvalue < 1e-6
-    said = torch.stack([family.log_likelihood(theta[k], x[k], y[k]).sum() for k in range(50)])
-    torch.testing.assert_close(said, td.Normal(loc, scale).log_prob(y)[:50, 0])
-
-
 def test_a_linear_prediction_is_the_image_of_the_latent_mixture(plane):
     x, y = torch.randn(5, 2, generator=generator("cpu", 1)).double(), torch.linspace(-1, 1, 5).double()
     seen = plane.condition(x, y)

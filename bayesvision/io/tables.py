@@ -88,9 +88,10 @@ def _csv(path: str | os.PathLike[str]) -> "pandas.DataFrame":
         _check_header(path, [name.strip() for name in header])
     (_, width), *records = _records(path, text, separator)
     unnamed = bool(records) and all(count == width + 1 for _, count in records)  # row names, as R writes them
-    for line, count in records:
-        if count != width + unnamed:
-            raise ValueError(f"{path}: line {line} has {count} fields where the header has {width}")
+    ragged = [f"line {line} has {count}" for line, count in records if count != width + unnamed]
+    if ragged:
+        more = f" (and {len(ragged) - 5} more such lines)" if len(ragged) > 5 else ""
+        raise ValueError(f"{path}: {', '.join(ragged[:5])} fields where the header has {width}{more}")
     frame = pandas.read_csv(io.StringIO(text), sep=separator, dtype=str, na_filter=False, skipinitialspace=True)
     if unnamed:
         frame = frame.reset_index(names="Unnamed: 0")

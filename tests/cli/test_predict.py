@@ -484,6 +484,22 @@ batch = 8
     fails(run("validate", out, "--rows", "0"), "from 1 up")
 
 
+def test_all_that_is_wrong_with_both_files_is_said_at_once(tmp_path: Path) -> None:
+    train, test = tmp_path / "train.csv", tmp_path / "test.csv"
+    train.write_text("a,b,y\n1,2,3\n1,2\n4,5,6,7\n2,2,2\n")
+    test.write_text("a,b\n1\n")
+    fails(
+        run("predict", train, "--target", "y", "--test", test),
+        "line 3 has 2, line 4 has 4 fields where the header has 3",
+        "test.csv: line 2 has 1 fields where the header has 2",
+    )
+    train.write_text("a,y\n" + "1,one\n2,two\n" * 6 + "3,three\n4,four\n")
+    fails(run("predict", train, "--target", "y"), "line 14: the class 'three'", "line 15: the class 'four'", "alone")
+    train.write_text("a,y\n" + "1,one\n2,two\n" * 6)
+    test.write_text("a,y\n1,three\n2,four\n2,four\n")
+    fails(run("predict", train, "--target", "y", "--test", test), "'three', 'four', which the rows seen do not")
+
+
 def test_validate_takes_networks_for_tables(tmp_path: Path) -> None:
     result = run("validate", "pfn-table", "--tasks", "2", "--rows", "6", "--features", "2")
     assert result.exit_code == 0 and "MLE-II" in result.output, result.output

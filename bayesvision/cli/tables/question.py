@@ -49,9 +49,7 @@ def read_question(train: Path, target: str, test: Path | None, kind: str | None,
     """
     import numpy as np
 
-    from bayesvision.io.tables import read_table
-
-    table: Any = read_table(train)  # pandas' stubs take a column for a table
+    table, new = _tables(train, test)
     if target not in table.columns:
         raise ValueError(f"{train}: no column {target!r} to predict, only {', '.join(map(str, table.columns[:20]))}")
     if len(table.columns) == 1:
@@ -63,7 +61,6 @@ def read_question(train: Path, target: str, test: Path | None, kind: str | None,
     y, labels = _target(train, table, target, kind, posterior)
     x = table.drop(columns=target)
     if test is not None:
-        new = read_table(test)
         truth = _truth(test, new, target, labels) if target in new.columns else None
         return Question(target, x, y, new, truth, labels, held_out=False)
     if len(y) < 5:
@@ -75,6 +72,21 @@ def read_question(train: Path, target: str, test: Path | None, kind: str | None,
         what = f"the class {labels[int(lost[0])]!r}" if lost else "one value of the target"
         raise ValueError(f"{train}: holding a fifth out leaves {what}; give rows to predict with --test")
     return Question(target, x.iloc[kept], y[kept], x.iloc[held], y[held].astype(float), labels, held_out=True)
+
+
+def _tables(train: Path, test: Path | None) -> tuple[Any, Any]:
+    """Both tables; what is wrong with either is said at once."""
+    from bayesvision.io.tables import read_table
+
+    found, faults = [], []
+    for path in (train, test):
+        try:
+            found.append(None if path is None else read_table(path))
+        except (ValueError, FileNotFoundError) as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError("; ".join(faults))
+    return found[0], found[1]
 
 
 def _target(
@@ -122,10 +134,13 @@ def _codes(train: Path, table: Any, target: str, values: list[Any], most: int) -
             f"merge the rare ones, or pass --kind {target}=number if they are numbers"
         )
     codes = np.array([labels.index(_label(v)) for v in table[target]])
-    for k, label in enumerate(labels):
-        if (codes == k).sum() == 1:
-            line = f"{table.index.name} {table.index[int(codes.tolist().index(k))]}"
-            raise ValueError(f"{train}: {line}: the class {label!r} has this row alone; two are needed")
+    alone = [k for k in range(len(labels)) if (codes == k).sum() == 1]
+    if alone:
+        lines = [f"{table.index.name} {table.index[int(codes.tolist().index(k))]}" for k in alone]
+        said = "; ".join(
+            f"{line}: the class {labels[k]!r} has this row alone" for line, k in zip(lines, alone, strict=True)
+        )
+        raise ValueError(f"{train}: {said}; two are needed")
     return codes, labels
 
 
@@ -143,9 +158,10 @@ def _truth(test: Path, new: Any, target: str, labels: tuple[str, ...]) -> "np.nd
         return None
     if labels:
         codes = {label: float(k) for k, label in enumerate(labels)}
-        unknown = [v for v in column.dropna() if _label(v) not in codes]
+        unknown = dict.fromkeys(_label(v) for v in column.dropna() if _label(v) not in codes)
         if unknown:
-            raise ValueError(f"{test}: column {target!r} holds {_label(unknown[0])!r}, which the rows seen do not")
+            shown = ", ".join(map(repr, list(unknown)[:5]))
+            raise ValueError(f"{test}: column {target!r} holds {shown}, which the rows seen do not")
         return np.array([codes[_label(v)] if pandas.notna(v) else np.nan for v in column])
     if not pandas.api.types.is_numeric_dtype(column):
         raise ValueError(f"{test}: column {target!r} must hold numbers, got {column.dropna().iloc[0]!r}")

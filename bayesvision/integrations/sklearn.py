@@ -195,7 +195,7 @@ class PFNRegressor(_Regressor):
         >>> PFNRegressor().fit(frame, y).predict_distribution(new).interval(0.9)
 
     Args:
-        model: a shipped name, or a checkpoint file. A plain PFN, such as "pfn-gp", takes numbers without holes.
+        model: a shipped name, or a checkpoint file. A plain PFN takes numbers without holes.
         subsample: give a plain PFN a random subset where there are more rows than it was trained for, instead of
             refusing them; networks for tables use them all.
         random_state: seed of that subset.

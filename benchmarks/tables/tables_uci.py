@@ -1,7 +1,7 @@
-"""`pfn-table`, its Gaussian process alone, an exact GP and a linear model on UCI regression with the standard splits.
+"""`pfn-table` and `pfn-gp` on UCI regression with the standard splits, beside an exact GP and a linear model.
 
 Each model is conditioned on --rows random training rows of each split, with all columns, and scored on the split's
-test rows, in units of the training rows' deviation.
+test rows, in units of the training rows' deviation. The process that both networks read is scored alone, too.
 """
 
 import argparse
@@ -34,15 +34,15 @@ def process(x: np.ndarray, y: np.ndarray, new: np.ndarray) -> Normal:
     return Normal(encoding.y_loc + encoding.y_scale * said.mean[..., 0], encoding.y_scale * said.stddev)
 
 
-def split_scores(x, y, test, rows: int, posterior, seed: int) -> dict[str, dict[str, float]]:
+def split_scores(x, y, test, rows: int, networks: dict[str, Any], seed: int) -> dict[str, dict[str, float]]:
     train = np.setdiff1d(np.arange(len(y)), test)
     train = np.random.default_rng(seed).permutation(train)[:rows]
     a, b, new = x[train], y[train], x[test]
     loc, scale = b.mean(), b.std()
     b, truth = (b - loc) / scale, torch.as_tensor((y[test] - loc) / scale)
-    models = {
-        "pfn-table": lambda: posterior.condition(a, b).predict(new),
-        "its process alone": lambda: process(a, b, new),
+    models = {name: lambda network=network: network.condition(a, b).predict(new) for name, network in networks.items()}
+    models |= {
+        "their process alone": lambda: process(a, b, new),
         "GP, MLE-II": lambda: bv.GP(kernel="matern52").fit(bv.Data(a, b)).predict(new),
         "linear": lambda: linear(a, b, new),
     }
@@ -51,7 +51,7 @@ def split_scores(x, y, test, rows: int, posterior, seed: int) -> dict[str, dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="pfn-table")
+    parser.add_argument("--models", nargs="+", default=["pfn-table", "pfn-gp"], help="Shipped names or files.")
     parser.add_argument("--rows", type=int, nargs="+", default=[30, 200])
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--test", type=int, default=500, help="Greatest number of test rows of a split.")
@@ -61,13 +61,13 @@ def main() -> None:
         print(f"no data at {a.data}; give the folder of the UCI sets with --data")
         return
     torch.set_num_threads(1)
-    posterior = bv.load(a.model) if Path(a.model).is_file() else bv.pretrained(a.model)
+    networks = {name: bv.load(name) if Path(name).is_file() else bv.pretrained(name) for name in a.models}
     lines: list[dict[str, Any]] = []
     for rows in a.rows:
         for name in SETS:
             with np.load(a.data / f"{name}.npz") as file:
                 x, y, tests = file["X"].astype(float), file["y"].astype(float), file["test_index"]
-            found = [split_scores(x, y, test[: a.test], rows, posterior, k) for k, test in enumerate(tests[: a.splits])]
+            found = [split_scores(x, y, test[: a.test], rows, networks, k) for k, test in enumerate(tests[: a.splits])]
             lines += summary(found, rows=rows, set=name)
     write("tables/tables_uci", {"splits": a.splits, "uci": lines})
 

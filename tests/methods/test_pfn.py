@@ -9,7 +9,6 @@ import scipy.stats
 import torch
 from torch.nn.functional import one_hot
 
-import bayesvision as bv
 from bayesvision import PFN, Execution, Train
 from bayesvision.core.standardize import statistics
 from bayesvision.distributions import Categorical
@@ -328,7 +327,7 @@ def test_padding_of_a_mixtures_narrower_members_is_no_column():
 
 
 def test_columns_that_are_constant_in_the_context_do_not_count():
-    network = bv.pretrained("pfn-gp")
+    network = replace(NARROW, features=5, context=40, standardize=True).untrained(BORDERS)
     source = generator(3)
     x, new = (torch.rand(n, 1, generator=source, dtype=torch.float64) for n in (40, 9))
     y = (12 * x[:, 0]).sin()

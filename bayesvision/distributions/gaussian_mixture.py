@@ -84,6 +84,10 @@ class GaussianMixture(td.Distribution):
             raise ValueError("loc and scale_tril must be finite, and the diagonal of scale_tril positive")
         super().__init__(torch.Size(batch), torch.Size(loc.shape[-1:]), validate_args=False)
 
+    def __repr__(self) -> str:
+        size = f"components={self.loc.shape[-2]}, supports={self.supports}"
+        return f"{type(self).__name__}(batch_shape={tuple(self.batch_shape)}, {size})"
+
     @property
     def weights(self) -> Float[Tensor, "*batch components"]:
         """Weight of every component."""

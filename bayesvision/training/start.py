@@ -10,7 +10,7 @@ from bayesvision.training.train import Train
 
 __all__ = ["Start"]
 
-OF_DATA = ("x", "y")  # rows that a posterior was conditioned on; weights are all the rest
+OF_DATA = ("x", "y", "prior.")  # what a posterior was told; weights are all the rest
 
 
 class Start(NamedTuple):
@@ -39,7 +39,7 @@ class Start(NamedTuple):
         if header.get("method") != method:
             given = header.get("method", "no method")
             raise ValueError(f"start={train.start!r} must be a checkpoint of {method}, got one of {given}")
-        weights = {name: value for name, value in tensors.items() if name not in OF_DATA}
+        weights = {name: value for name, value in tensors.items() if not _told(name)}
         places = network.state_dict()
         unlike = [name for name in {*weights, *places} if _shape(weights, name) != _shape(places, name)]
         if unlike:
@@ -63,3 +63,7 @@ class Start(NamedTuple):
 
 def _shape(tensors: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
     return tuple(tensors[name].shape) if name in tensors else None
+
+
+def _told(name: str) -> bool:
+    return any(name == told or (told.endswith(".") and name.startswith(told)) for told in OF_DATA)

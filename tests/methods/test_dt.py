@@ -207,6 +207,61 @@ def test_what_is_no_prior_of_the_family_is_refused(variance, prior, words):
         variance.with_prior(prior)
 
 
+def test_a_number_alone_and_the_largest_are_observations(variance):
+    assert torch.equal(variance.condition(y=1.0).latent.mean, variance.condition(y=[1.0]).latent.mean)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert variance.with_prior(td.InverseGamma(3.0, 2.0)).condition(y=[1e25, 0.0]).latent.loc.isfinite().all()
+
+
+def test_normals_of_any_make_are_priors(plane):
+    loc, scale = torch.tensor([1.0, -1.0]), torch.tensor([0.5, 2.0])
+    made = [
+        td.MultivariateNormal(loc, torch.diag(scale.square())),
+        td.Independent(td.Normal(loc, scale), 1),
+        GaussianMixture(torch.zeros(1), loc.unsqueeze(0), torch.diag(scale).unsqueeze(0)),
+    ]
+    found = [plane.with_prior(prior).condition([[1.0, 0.5]], [0.3]).latent.mean for prior in made]
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2], found[0])
+
+
+def test_training_goes_on_from_a_checkpoint_and_from_a_kill(tmp_path):
+    class Stop:
+        def log(self, metrics, step):
+            if step == 4:
+                raise KeyboardInterrupt
+
+    def method(steps=6, **fields):
+        execution = bv.Execution(device="cpu", checkpoint_dir=fields.pop("folder", None), save_every=2)
+        train = bv.Train(steps=steps, batch=8, execution=execution, **fields)
+        return bv.DistributionTransformer(width=16, layers=1, heads=2, train=train)
+
+    whole = method().fit(NormalVariance())
+    with pytest.raises(KeyboardInterrupt):
+        method(folder=str(tmp_path / "run")).fit(NormalVariance(), Stop())
+    resumed = method(folder=str(tmp_path / "run")).fit(NormalVariance())
+    for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    bv.save(whole.with_prior(td.InverseGamma(3.0, 2.0)).condition(y=[1.0]), tmp_path / "a.safetensors")
+    further = method(steps=1, lr=1e-9, start=str(tmp_path / "a.safetensors")).fit(NormalVariance())
+    torch.testing.assert_close(further.network.seeds, whole.network.seeds, rtol=0, atol=1e-6)
+    assert further.metadata["problems"] == 7 * 8
+
+
+def test_a_family_of_ones_own_comes_with_the_file(tmp_path):
+    class Mine(NormalVariance):
+        pass
+
+    train = bv.Train(steps=2, batch=8, execution=bv.Execution(device="cpu"))
+    post = bv.DistributionTransformer(width=16, layers=1, heads=2, train=train).fit(Mine()).condition(y=[1.0])
+    bv.save(post, tmp_path / "mine.safetensors")
+    with pytest.raises(ValueError, match="net=family"):
+        bv.load(tmp_path / "mine.safetensors")
+    again = bv.load(tmp_path / "mine.safetensors", net=Mine())
+    assert torch.equal(again.latent.loc, post.latent.loc)
+
+
 def test_what_cannot_be_observed_or_moved_is_refused(variance, plane):
     with pytest.raises(ValueError, match="no design"):
         variance.condition([[1.0]], [1.0])
@@ -222,6 +277,8 @@ def test_what_cannot_be_observed_or_moved_is_refused(variance, plane):
         plane.move(torch.eye(2), -torch.eye(2))
     with pytest.raises(ValueError, match=r"\[2, 2\]"):
         plane.move(torch.eye(3), torch.eye(2))
+    with pytest.raises(ValueError, match="broadcast with the prior"):
+        variance.with_prior(td.InverseGamma(torch.ones(3), torch.ones(3))).condition(y=torch.ones(4, 2))
     with unchecked(), pytest.raises(TypeError, match="family"):
         bv.DistributionTransformer().fit(object())
     with pytest.raises(ValueError, match="draws tell"):

@@ -1,13 +1,11 @@
 """`DistributionTransformer`: a family of problems becomes a network from priors and observations to posteriors."""
 
-import importlib
 import warnings
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import torch
-import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,14 +15,12 @@ from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import convert_fields, describe
 from bayesvision.core.roles import Conditionable, Exported, Family, Log
 from bayesvision.distributions import GaussianMixture, Mixture, Normal
-from bayesvision.io.recipes import build_prior
 from bayesvision.methods.dt.filtering import moved
 from bayesvision.methods.dt.network import ComponentTransformer
 from bayesvision.methods.dt.predictive import image
-from bayesvision.methods.dt.prior import TOLD, MetaPrior, ToldPrior
+from bayesvision.methods.dt.prior import TOLD, MetaPrior, ToldPrior, joint_batch, packaged
 from bayesvision.methods.dt.refinement import Refined, refine
-from bayesvision.methods.dt.tasks import ProblemBatch, ProblemStream, unconstrained, units_of
-from bayesvision.methods.dt.tokens import Parts
+from bayesvision.methods.dt.tasks import ProblemBatch, ProblemStream, loss, unconstrained, units_of
 from bayesvision.training.loop import minimize
 from bayesvision.training.seeds import generator, seeded
 from bayesvision.training.train import Train
@@ -112,27 +108,7 @@ class DistributionTransformer:
 
 
 def _loss(posterior: "DTPosterior", batch: ProblemBatch) -> Float[Tensor, ""]:
-    network, units, target = posterior.network, batch.units, batch.target
-    loss = target.new_zeros(())
-    if batch.hyper is not None:
-        tokens = network.of_hyper(batch.hyper)
-    elif batch.mixture is not None:
-        tokens = network.of_mixture(units.numbers(batch.mixture))
-    else:
-        assert batch.draws is not None
-        tokens = network.of_draws((batch.draws - units.loc.unsqueeze(-2)) / units.scale.unsqueeze(-2))
-    before = units.parts(network.read(tokens).float())
-    loss = loss - _log_density(before, target).mean()
-    if batch.way == "own":  # the same prior again, as the mixture that the network takes it for
-        tokens = network.of_mixture(units.numbers(Parts(*(v.detach() for v in before))))
-        loss = loss - _log_density(units.parts(network.read(tokens).float()), target).mean()
-    after = units.parts(network.read(network.update(tokens, batch.x, batch.y)).float())
-    return loss - _log_density(after, target).mean()
-
-
-def _log_density(parts: Parts, u: Float[Tensor, "batch latents"]) -> Float[Tensor, " batch"]:
-    law = td.MultivariateNormal(parts.loc, scale_tril=parts.scale_tril, validate_args=False)
-    return (parts.logits.log_softmax(-1) + law.log_prob(u.unsqueeze(-2))).logsumexp(-1)
+    return loss(posterior.network, batch)
 
 
 class DTPosterior(Conditionable):
@@ -233,8 +209,8 @@ class DTPosterior(Conditionable):
     def _observations(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
         if self.family.features == 0:
             self._refuse_design(x)
-            y = check_inputs(y, name="y").squeeze(-1) if np.ndim(y) < 2 else check_inputs(y, name="y")
-            y = y.to(self.device)
+            y = check_inputs([y] if np.ndim(y) == 0 else y, name="y").to(self.device)
+            y = y.squeeze(-1) if np.ndim(y) == 2 and y.shape[-1] == 1 else y
             return y.new_zeros(*y.shape, 0), y
         if x is None:
             raise ValueError(f"x must hold the designs of the observations, {self.family.features} columns, got None")
@@ -247,8 +223,8 @@ class DTPosterior(Conditionable):
         units = self.prior.units(self.family)
         tokens, parts = self.prior.tokens(self.network, units), self.prior.mixture
         if self.x is not None and self.y is not None:
+            batch = joint_batch(tokens.shape[:-2], self.y.shape[:-1])
             x, y = self.family.relative(self.x.double(), self.y.double(), *units)
-            batch = torch.broadcast_shapes(tokens.shape[:-2], y.shape[:-1])
             x, y = x.expand(*batch, *x.shape[-2:]), y.expand(*batch, y.shape[-1])
             tokens = self.network.update(tokens.expand(*batch, *tokens.shape[-2:]), x.to(tokens), y.to(tokens))
             parts = None
@@ -347,7 +323,8 @@ class DTPosterior(Conditionable):
         """Weights; the prior and the observations; the family, by name and fields."""
         weights, exact = split_state(self)
         seen = {name: value for name in ("x", "y") if (value := getattr(self, name)) is not None}
-        return Exported(weights, exact | seen | self.prior.told(), {"metadata": self.metadata, "columns": self.columns})
+        told = {f"prior.{name}": value for name, value in self.prior.told().items()}
+        return Exported(weights, exact | seen | told, {"metadata": self.metadata, "columns": self.columns})
 
     @classmethod
     def restore(
@@ -359,9 +336,9 @@ class DTPosterior(Conditionable):
             ValueError: a family of somebody's own, which a file does not hold; it comes with load(path, net=family).
         """
         if family is None:
-            family = build_prior(header["metadata"]["prior"], importlib.import_module("priors"))
+            family = packaged(header["metadata"]["prior"])
         posterior = method.untrained(family)
-        posterior.prior = ToldPrior(**{name: tensors.pop(name) for name in TOLD if name in tensors})
+        posterior.prior = ToldPrior(**{n: tensors.pop(f"prior.{n}") for n in TOLD if f"prior.{n}" in tensors})
         posterior.x, posterior.y = tensors.pop("x", None), tensors.pop("y", None)
         posterior.network.to(tensors["network.norm.weight"].dtype)
         posterior.load_state_dict(tensors)

@@ -12,8 +12,12 @@ from bayesvision.nn.attention import Attention, LayerNorm, Linear, add_feed_forw
 __all__ = ["ComponentTransformer", "squashed"]
 
 
+LARGEST = 1e18  # whose square float32 can hold
+
+
 def squashed(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape 3"]:
     """A number of any size as three of moderate size: v / (1 + |v|), asinh v, and log(v^2 + 1e-8) / 5."""
+    value = value.clamp(-LARGEST, LARGEST)
     return torch.stack([value / (1 + value.abs()), value.asinh(), (value.square() + 1e-8).log() / 5], -1)
 
 

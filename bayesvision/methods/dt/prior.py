@@ -1,5 +1,6 @@
 """`ToldPrior`: the prior of a problem in whichever way it was told; `MetaPrior`: what training saw of them."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 from bayesvision.core.checks import check_inputs
 from bayesvision.core.roles import Family
 from bayesvision.distributions import GaussianMixture
+from bayesvision.io.recipes import build_prior
 from bayesvision.methods.dt.network import ComponentTransformer
 from bayesvision.methods.dt.tasks import unconstrained, units_of_draws
 from bayesvision.methods.dt.tokens import Parts, Units
 
-__all__ = ["TOLD", "MetaPrior", "ToldPrior"]
+__all__ = ["TOLD", "MetaPrior", "ToldPrior", "joint_batch", "packaged"]
 
 FEWEST = 16  # draws that tell a prior, for each component
 RARE = 0.999  # quantile of the distances of priors in training, beyond which another is called far
@@ -176,6 +178,8 @@ def _as_mixture(prior: Any, family: Family) -> Parts | None:
         return Parts(prior.logits, prior.loc, prior.scale_tril)
     if set(family.supports) != {"real"} or not isinstance(prior, td.Distribution):
         return None
+    if isinstance(prior, td.Independent) and isinstance(prior.base_dist, td.Normal):
+        prior = td.MultivariateNormal(prior.mean, scale_tril=torch.diag_embed(prior.stddev))
     if isinstance(prior, td.MultivariateNormal):
         loc, tril = prior.loc.unsqueeze(-2), prior.scale_tril.unsqueeze(-3)
         parts = Parts(torch.zeros_like(loc[..., 0]), loc, tril)
@@ -190,3 +194,23 @@ def _as_mixture(prior: Any, family: Family) -> Parts | None:
         raise ValueError(f"the prior must have {family.latents} latent variables, got {parts.loc.shape[-1]}")
     GaussianMixture(*parts)  # which refuses what is not finite
     return parts
+
+
+def joint_batch(prior: torch.Size, observations: torch.Size) -> torch.Size:
+    """Batch axes of priors and observations together; a `ValueError` if they do not broadcast."""
+    try:
+        return torch.broadcast_shapes(prior, observations)
+    except RuntimeError:
+        raise ValueError(
+            f"y must have batch axes that broadcast with the prior's {tuple(prior)}, got {tuple(observations)}"
+        ) from None
+
+
+def packaged(description: dict[str, Any]) -> Any:
+    """The family of the package `priors` that a file names: the one place where the library looks there."""
+    try:
+        return build_prior(description, importlib.import_module("priors"))
+    except ValueError as error:
+        raise ValueError(
+            f"the family is none of the package's ({error}); give it with load(path, net=family)"
+        ) from None

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayesvision.core.checks import check_inputs
 from bayesvision.core.roles import Family, Posterior
 from bayesvision.distributions import GaussianMixture, Mixture, Normal
 from bayesvision.training.seeds import generator
@@ -87,10 +88,11 @@ class Refined(Posterior):
 
     def predict(self, x: Any = None) -> Mixture:
         """Distribution of the next observation, noise included: a mixture over the draws."""
-        none = torch.zeros(1, 0, dtype=torch.float64) if x is None else torch.as_tensor(x, dtype=torch.float64)
-        loc, scale = self.family.observed(self.latent.values, none.unsqueeze(-3))
+        none = x is None and self.family.features == 0
+        design = torch.zeros(1, 0) if none else check_inputs(x, self.family.features)
+        loc, scale = self.family.observed(self.latent.values, design.double().unsqueeze(-3))
         law = Mixture.of(Normal(loc.mT, scale.mT, validate_args=False), self.latent.weights.log().expand(loc.mT.shape))
-        return law[..., 0] if x is None else law
+        return law[..., 0] if none else law
 
 
 def refine(

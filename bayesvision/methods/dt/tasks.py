@@ -1,17 +1,19 @@
-"""Batches of inference problems drawn from a family, each prior told in one of the ways that users may tell it."""
+"""Batches of inference problems drawn from a family, told in the ways that users may tell them, and their loss."""
 
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor
 
 from bayesvision.core.roles import Family
 from bayesvision.distributions import GaussianMixture
+from bayesvision.methods.dt.network import ComponentTransformer
 from bayesvision.methods.dt.tokens import Parts, Units
 from bayesvision.training.seeds import generator
 
-__all__ = ["ProblemBatch", "ProblemStream", "unconstrained", "units_of_draws"]
+__all__ = ["ProblemBatch", "ProblemStream", "loss", "unconstrained", "units_of", "units_of_draws"]
 
 DRAWS = (64, 512)  # minimum and maximum number of draws that tell a prior
 FEWER = 4  # times fewer problems in a step whose priors are told by draws, which cost the more
@@ -96,3 +98,27 @@ class ProblemStream:
             return unconstrained(self.family, kind.draws(problem.hyper, count, rng))
         logits, loc, tril = problem.mixture
         return GaussianMixture(logits, loc, tril).sample((count,), rng).movedim(0, -2)
+
+
+def loss(network: ComponentTransformer, batch: ProblemBatch) -> Float[Tensor, ""]:
+    """-log q(f(theta) | prior) - log q(f(theta) | y, prior), averaged over the batch (eq. 5)."""
+    units, target = batch.units, batch.target
+    if batch.hyper is not None:
+        tokens = network.of_hyper(batch.hyper)
+    elif batch.mixture is not None:
+        tokens = network.of_mixture(units.numbers(batch.mixture))
+    else:
+        assert batch.draws is not None
+        tokens = network.of_draws((batch.draws - units.loc.unsqueeze(-2)) / units.scale.unsqueeze(-2))
+    before = units.parts(network.read(tokens).float())
+    total = -_log_density(before, target).mean()
+    if batch.way == "own":  # the same prior again, as the mixture that the network takes it for
+        tokens = network.of_mixture(units.numbers(Parts(*(v.detach() for v in before))))
+        total = total - _log_density(units.parts(network.read(tokens).float()), target).mean()
+    after = units.parts(network.read(network.update(tokens, batch.x, batch.y)).float())
+    return total - _log_density(after, target).mean()
+
+
+def _log_density(parts: Parts, u: Float[Tensor, "batch latents"]) -> Float[Tensor, " batch"]:
+    law = td.MultivariateNormal(parts.loc, scale_tril=parts.scale_tril, validate_args=False)
+    return (parts.logits.log_softmax(-1) + law.log_prob(u.unsqueeze(-2))).logsumexp(-1)

@@ -209,8 +209,9 @@ class DTPosterior(Conditionable):
     def _observations(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
         if self.family.features == 0:
             self._refuse_design(x)
+            single = np.ndim(y) < 2  # one problem: `check_inputs` makes it a column
             y = check_inputs([y] if np.ndim(y) == 0 else y, name="y").to(self.device)
-            y = y.squeeze(-1) if np.ndim(y) == 2 and y.shape[-1] == 1 else y
+            y = y.squeeze(-1) if single else y
             return y.new_zeros(*y.shape, 0), y
         if x is None:
             raise ValueError(f"x must hold the designs of the observations, {self.family.features} columns, got None")

@@ -21,7 +21,7 @@ SMALL = {"width": 32, "layers": 2, "heads": 4, "observations": 4}
 
 @pytest.fixture(scope="module")
 def variance():
-    return bv.DistributionTransformer(**SMALL, train=bv.Train(steps=800, **TRAIN)).fit(NormalVariance())
+    return bv.DistributionTransformer(**SMALL, train=bv.Train(steps=1_200, **TRAIN)).fit(NormalVariance())
 
 
 @pytest.fixture(scope="module")

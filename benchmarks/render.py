@@ -72,6 +72,23 @@ def tables_uci(results: dict[str, Any]) -> str:
     return grid(["set", "model", "NLL", "CRPS", "90 % coverage", "seconds"], rows)
 
 
+def tables_open(results: dict[str, Any]) -> str:
+    found: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+    for line in results["summary"]:
+        found.setdefault((line["target"], line["model"]), {})[line["rows"]] = line
+    sizes = sorted({line["rows"] for line in results["summary"]})
+    rows = [
+        [
+            target,
+            model,
+            *(f"{lines[n]['mean rank']:.1f} ± {lines[n]['rank error']:.1f}" for n in sizes),
+            f"{lines[sizes[0]]['seconds']:.2g} to {lines[sizes[-1]]['seconds']:.2g}",
+        ]
+        for (target, model), lines in found.items()
+    ]
+    return grid(["target", "model", *(f"rank at {n} rows" for n in sizes), "seconds"], rows)
+
+
 def throughput(results: dict[str, Any]) -> str:
     speed: dict[str, list[float]] = {}
     share: dict[str, list[float]] = {}
@@ -100,6 +117,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "pfn_vs_gp": pfn_vs_gp,
     "pfn_vs_nuts": pfn_vs_nuts,
     "tables_uci": tables_uci,
+    "tables_open": tables_open,
     "throughput": throughput,
 }
 

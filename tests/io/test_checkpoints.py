@@ -205,6 +205,9 @@ def test_shipped_checkpoints(name):
     assert entry.summary
     assert checkpoints.describe(name)["metadata"]["prior"]
     posterior = bv.pretrained(name)
+    if name.startswith("dt-"):
+        assert posterior.latent.mean.isfinite().all()
+        return
     law = posterior.predict(torch.rand(5, 1, generator=torch.Generator().manual_seed(0)))
     said = law.class_probs if isinstance(law, Categorical) else torch.stack([law.mean, law.stddev])
     assert torch.isfinite(said).all()

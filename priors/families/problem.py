@@ -17,9 +17,9 @@ class MixtureParameters(NamedTuple):
         scale_tril: Cholesky factors of the covariances.
     """
 
-    logits: Float[Tensor, "*batch components"]
-    loc: Float[Tensor, "*batch components latents"]
-    scale_tril: Float[Tensor, "*batch components latents latents"]
+    logits: Float[Tensor, "... components"]
+    loc: Float[Tensor, "... components latents"]
+    scale_tril: Float[Tensor, "... components latents latents"]
 
 
 class Problem(NamedTuple):

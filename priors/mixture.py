@@ -61,12 +61,16 @@ class PriorMixture:
             count = int((member == k).sum())
             if count:
                 task = prior.sample(count, rows, generator=generator)
-                drawn.append((member == k, *((task.x, task.y) if hasattr(task, "x") else task)))
-        features = max(inputs.shape[-1] for _, inputs, _ in drawn)
+                categorical = getattr(task, "categorical", None)
+                drawn.append((member == k, *((task.x, task.y) if hasattr(task, "x") else task), categorical))
+        features = max(inputs.shape[-1] for _, inputs, _, _ in drawn)
         kinds = (reduce(torch.promote_types, (part[i].dtype for part in drawn)) for i in (1, 2))
         x = torch.zeros(batch, rows, features, device=device, dtype=next(kinds))
         y = torch.zeros(batch, rows, device=device, dtype=next(kinds))
-        for place, inputs, targets in drawn:
+        categories = torch.zeros(batch, features, device=device, dtype=torch.bool)
+        for place, inputs, targets, categorical in drawn:
             x[place, :, : inputs.shape[-1]] = inputs.to(x.dtype)
             y[place] = targets.to(y.dtype)
-        return Task(x, y, {"member": member}, self)
+            if categorical is not None:
+                categories[place, : inputs.shape[-1]] = categorical
+        return Task(x, y, {"member": member}, self, categories)

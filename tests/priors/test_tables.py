@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bayesvision.training.seeds import generator
-from priors import StructuralTables
+from priors import BayesianLinear, PriorMixture, StructuralTables
 from priors.draws import Draws
 from priors.tables import _clusters
 
@@ -86,3 +86,11 @@ def test_a_class_may_be_the_cause_of_its_columns():
 def test_a_field_out_of_range_is_named(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         StructuralTables(**fields)
+
+
+def test_a_mixture_keeps_which_columns_are_categories():
+    tables_alone = StructuralTables(3, categories=1.0, holes=0.0)
+    task = PriorMixture((BayesianLinear(4), tables_alone)).sample(40, 20, generator=generator("cpu", 2))
+    member = task.theta["member"]
+    assert not task.categorical[member == 0].any() and not task.categorical[:, 3].any()
+    assert task.categorical[member == 1].any(1).double().mean() > 0.5

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bayesvision.methods.pfn.pfn import PFNPosterior
     from bayesvision.methods.tables.tables import TablePFNPosterior
 
-__all__ = ["info", "validate"]
+__all__ = ["exact_gap", "info", "latent_given", "validate"]
 
 QUERIES = 20  # of each data set that validate draws
 
@@ -99,22 +99,28 @@ def _latent_validation(
     lines = []
     for rows in sizes:
         problem = family.sample(tasks, rows, generator=generator("cpu", seed, rows))
-        x = problem.x.double() if family.features else None
-
         told = posterior.with_prior(family.prior_of(problem))
-        law, seconds = timed(partial(_latent, told, x, problem.y.double()))
-        theta = problem.theta.double()
-        gap = family.log_posterior(problem) - law.log_prob(theta)
-        low, high = law.interval(0.9)
-        inside = ((low < theta) & (theta < high)).double().mean()
+        law, seconds = timed(partial(latent_given, told, problem))
+        gap, inside = exact_gap(family, problem, law)
         error = float(gap.std()) / tasks**0.5 if tasks > 1 else 0.0
-        lines.append([str(rows), f"{gap.mean():+.4f} ± {error:.4f}", f"{inside:.1%}", f"{1e3 * seconds / tasks:.2g}"])
+        lines.append(
+            [str(rows), f"{gap.mean():+.4f} ± {error:.4f}", f"{inside.mean():.1%}", f"{1e3 * seconds / tasks:.2g}"]
+        )
     columns = ["observations", "exact log density minus the network's", "coverage 90 %", "ms / problem"]
     return f"{tasks} fresh problems of {type(family).__name__} per row", columns, lines
 
 
-def _latent(posterior: "DTPosterior", x: Any, y: Any) -> Any:
-    return posterior.condition(x, y).latent
+def latent_given(posterior: "DTPosterior", problem: Any) -> Any:
+    """The posterior's mixture given the observations of `problem`."""
+    x = problem.x.double() if posterior.family.features else None
+    return posterior.condition(x, problem.y.double()).latent
+
+
+def exact_gap(family: Any, problem: Any, law: Any) -> tuple[Any, Any]:
+    """Log density of theta under the exact posterior less that under `law`, and whether 90 % intervals hold theta."""
+    theta = problem.theta.double()
+    low, high = law.interval(0.9)
+    return family.log_posterior(problem) - law.log_prob(theta), ((low < theta) & (theta < high)).double()
 
 
 def _comparable(prior: Any, features: int) -> Any:

@@ -13,7 +13,7 @@ from bayesvision.distributions.mixture import Mixture
 from bayesvision.distributions.normal import Normal
 from bayesvision.distributions.transformed import TruncatedTransformed
 
-__all__ = ["GaussianMixture"]
+__all__ = ["GaussianMixture", "unconstrained"]
 
 
 class _Log(td.Transform):
@@ -32,6 +32,15 @@ class _Log(td.Transform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         return -y
+
+
+def unconstrained(theta: Float[Tensor, "*shape latents"], supports: tuple[str, ...]) -> Float[Tensor, "*shape latents"]:
+    """log theta_i of what is positive, minus infinity where it is not; theta_i of the rest."""
+    return torch.where(_positive(supports, theta.device), theta.clamp(min=0).log(), theta)
+
+
+def _positive(supports: tuple[str, ...], device: torch.device) -> Tensor:
+    return torch.tensor([s == "positive" for s in supports], device=device)
 
 
 class GaussianMixture(td.Distribution):
@@ -95,7 +104,7 @@ class GaussianMixture(td.Distribution):
 
     @property
     def _positive(self) -> Tensor:
-        return torch.tensor([s == "positive" for s in self.supports], device=self.loc.device)
+        return _positive(self.supports, self.loc.device)
 
     def __getitem__(self, index: Any) -> Self:
         """The mixtures that `index` selects along the batch axes."""
@@ -106,16 +115,12 @@ class GaussianMixture(td.Distribution):
         logits = self.logits.expand(*batch_shape, self.logits.shape[-1])
         return type(self)(logits, self.loc, self.scale_tril, self.supports)
 
-    def unconstrained(self, theta: Float[Tensor, "*shape latents"]) -> Float[Tensor, "*shape latents"]:
-        """u(theta); minus infinity where a positive variable is not positive."""
-        return torch.where(self._positive, theta.clamp(min=0).log(), theta)
-
     def constrained(self, u: Float[Tensor, "*shape latents"]) -> Float[Tensor, "*shape latents"]:
         """theta(u)."""
         return torch.where(self._positive, u.exp(), u)
 
     def log_prob(self, value: Float[Tensor, "*shape latents"]) -> Float[Tensor, "*shape"]:
-        u = self.unconstrained(value)
+        u = unconstrained(value, self.supports)
         inside = u.isfinite().all(-1)
         u = torch.where(inside.unsqueeze(-1), u, torch.zeros_like(u))
         jacobian = torch.where(self._positive, u, torch.zeros_like(u)).sum(-1)

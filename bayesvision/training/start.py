@@ -10,7 +10,8 @@ from bayesvision.training.train import Train
 
 __all__ = ["Start"]
 
-OF_DATA = ("x", "y", "prior.")  # what a posterior was told; weights are all the rest
+OF_DATA = ("x", "y")  # rows that a posterior was conditioned on
+OF_PRIOR = "prior."  # beginning of the names of what its prior is told by; weights are all the rest
 
 
 class Start(NamedTuple):
@@ -39,7 +40,9 @@ class Start(NamedTuple):
         if header.get("method") != method:
             given = header.get("method", "no method")
             raise ValueError(f"start={train.start!r} must be a checkpoint of {method}, got one of {given}")
-        weights = {name: value for name, value in tensors.items() if not _told(name)}
+        weights = {
+            name: value for name, value in tensors.items() if name not in OF_DATA and not name.startswith(OF_PRIOR)
+        }
         places = network.state_dict()
         unlike = [name for name in {*weights, *places} if _shape(weights, name) != _shape(places, name)]
         if unlike:
@@ -63,7 +66,3 @@ class Start(NamedTuple):
 
 def _shape(tensors: dict[str, torch.Tensor], name: str) -> tuple[int, ...] | None:
     return tuple(tensors[name].shape) if name in tensors else None
-
-
-def _told(name: str) -> bool:
-    return any(name == told or (told.endswith(".") and name.startswith(told)) for told in OF_DATA)

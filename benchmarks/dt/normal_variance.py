@@ -9,7 +9,6 @@ posterior are uniform if it is calibrated (simulation-based calibration; in one 
 import argparse
 import time
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ import torch.distributions as td
 from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 
-import bayesvision as bv
+from bayesvision.io.checkpoints import find
 from bayesvision.training.seeds import generator
 from benchmarks.common import mean_and_error, write
 from priors import NormalVariance
@@ -126,7 +125,7 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     pyro.set_rng_seed(0)
-    posterior: Any = bv.load(a.model) if Path(a.model).is_file() else bv.pretrained(a.model)
+    posterior: Any = find(a.model)
     lines, calibration = [], []
     for name, meta in METAS.items():
         line, level = network(posterior, meta, a.problems)

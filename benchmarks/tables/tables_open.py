@@ -26,11 +26,11 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import bayesvision as bv
 from bayesvision import metrics
 from bayesvision.cli.tables.compare import _classes, _filled, baseline
 from bayesvision.core.columns import Columns
 from bayesvision.distributions import Normal
+from bayesvision.io.checkpoints import find
 from benchmarks.common import DATA, mean_and_error, write
 
 TEST = 300
@@ -147,9 +147,7 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    networks = {
-        k: bv.load(n) if Path(n).is_file() else bv.pretrained(n) for k, n in ((False, a.table), (True, a.classes))
-    }
+    networks = {False: find(a.table), True: find(a.classes)}
     summary, by_set = [], []
     for folder, kind in (("tabular_regr", "numbers"), ("tabular_class", "classes")):
         for rows, subsets in zip(a.rows, a.subsets, strict=True):

@@ -14,6 +14,7 @@ from sklearn.linear_model import BayesianRidge
 
 import bayesvision as bv
 from bayesvision.distributions import Normal
+from bayesvision.io.checkpoints import find
 from bayesvision.methods.tables.encoding import Encoding
 from benchmarks.common import DATA, scored, summary, write
 
@@ -61,7 +62,7 @@ def main() -> None:
         print(f"no data at {a.data}; give the folder of the UCI sets with --data")
         return
     torch.set_num_threads(1)
-    networks = {name: bv.load(name) if Path(name).is_file() else bv.pretrained(name) for name in a.models}
+    networks = {name: find(name) for name in a.models}
     lines: list[dict[str, Any]] = []
     for rows in a.rows:
         for name in SETS:

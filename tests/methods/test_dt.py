@@ -41,8 +41,7 @@ def plane():
 
 def inverse_gammas(count, seed=777):
     problem = NormalVariance().sample(count, 1, generator=generator("cpu", seed))
-    a, b = problem.hyper.double().exp().unbind(-1)
-    return td.InverseGamma(a, b), problem.y.double()
+    return NormalVariance().prior_of(problem), problem.y.double()
 
 
 def divergence(exact, law):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from bayesvision.cli.checkpoints import exact_gap, latent_given
 from bayesvision.training.seeds import generator
 from tools.ship.common import run
 
@@ -19,17 +20,14 @@ def measure(posterior: Any, problems: int) -> list[dict[str, float]]:
     family, lines = posterior.family, []
     for rows in ROWS:
         problem = family.sample(problems, rows, generator=generator("cpu", 99, rows))
-        x = problem.x.double() if family.features else None
-        law = posterior.with_prior(family.prior_of(problem)).condition(x, problem.y.double()).latent
-        theta = problem.theta.double()
-        gap = family.log_posterior(problem) - law.log_prob(theta)
-        low, high = law.interval(0.9)
+        law = latent_given(posterior.with_prior(family.prior_of(problem)), problem)
+        gap, inside = exact_gap(family, problem, law)
         lines.append(
             {
                 "observations": rows,
                 "gap": round(float(gap.mean()), 5),
                 "error": round(float(gap.std() / problems**0.5), 5),
-                "coverage 90 %": round(float(((low < theta) & (theta < high)).double().mean()), 3),
+                "coverage 90 %": round(float(inside.mean()), 3),
             }
         )
         print(lines[-1], flush=True)

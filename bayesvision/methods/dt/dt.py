@@ -15,12 +15,14 @@ from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import convert_fields, describe
 from bayesvision.core.roles import Conditionable, Exported, Family, Log
 from bayesvision.distributions import GaussianMixture, Mixture, Normal
+from bayesvision.distributions.gaussian_mixture import unconstrained
 from bayesvision.methods.dt.filtering import moved
 from bayesvision.methods.dt.network import ComponentTransformer
 from bayesvision.methods.dt.predictive import image
 from bayesvision.methods.dt.prior import TOLD, MetaPrior, ToldPrior, joint_batch, packaged
 from bayesvision.methods.dt.refinement import Refined, refine
-from bayesvision.methods.dt.tasks import ProblemBatch, ProblemStream, loss, unconstrained, units_of
+from bayesvision.methods.dt.tasks import ProblemBatch, ProblemStream, loss, units_of
+from bayesvision.methods.dt.tokens import Units
 from bayesvision.training.loop import minimize
 from bayesvision.training.seeds import generator, seeded
 from bayesvision.training.train import Train
@@ -86,6 +88,8 @@ class DistributionTransformer:
         cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log, drawn)
         seen = source.sample(META, 1, generator=generator("cpu", self.train.seed, 1 << 20))
         posterior.meta.remember(units_of(source, seen))
+        own = source.sample(MARGINAL, 1, generator=generator("cpu", self.train.seed, 1 << 21))
+        posterior.prior = ToldPrior(draws=unconstrained(own.theta.double(), source.supports)).to(posterior.device)
         size = sum(p.numel() for p in posterior.network.parameters())
         posterior.metadata = {"prior": describe(source), "parameters": size, **cost}
         posterior.requires_grad_(False)
@@ -138,9 +142,7 @@ class DTPosterior(Conditionable):
         self.meta = MetaPrior(family.latents)
         for name in ("x", "y"):
             self.register_buffer(name, None, persistent=False)
-        own = family.sample(MARGINAL, 1, generator=generator("cpu", method.train.seed, 1 << 21))
-        self.prior = ToldPrior(draws=unconstrained(family, own.theta.double()))
-        self.belief = ToldPrior()
+        self.prior, self.belief = ToldPrior(), ToldPrior()
 
     # The prior
 
@@ -221,17 +223,20 @@ class DTPosterior(Conditionable):
     @torch.no_grad()
     def infer(self) -> None:
         """Let the network compute the mixture over the latent variables; without observations it is the prior."""
-        units = self.prior.units(self.family)
-        tokens, parts = self.prior.tokens(self.network, units), self.prior.mixture
+        units, parts = self.prior.units(self.family), self.prior.mixture
+        if self.y is not None or parts is None:
+            parts = units.parts(self.network.read(self._tokens(units)).double())
+        self.belief = ToldPrior(**parts._asdict())
+
+    def _tokens(self, units: Units) -> Float[Tensor, "*batch components width"]:
+        """Of the prior, or of the posterior given the observations."""
+        tokens = self.prior.tokens(self.network, units)
         if self.x is not None and self.y is not None:
             batch = joint_batch(tokens.shape[:-2], self.y.shape[:-1])
             x, y = self.family.relative(self.x.double(), self.y.double(), *units)
             x, y = x.expand(*batch, *x.shape[-2:]), y.expand(*batch, y.shape[-1])
             tokens = self.network.update(tokens.expand(*batch, *tokens.shape[-2:]), x.to(tokens), y.to(tokens))
-            parts = None
-        if parts is None:
-            parts = units.parts(self.network.read(tokens).double())
-        self.belief = ToldPrior(**parts._asdict())
+        return tokens
 
     def unconditioned(self) -> Self:
         """The network with the same prior, as if nothing had been observed."""
@@ -316,7 +321,7 @@ class DTPosterior(Conditionable):
         super()._apply(fn, recurse)
         for name, value in exact.items():  # what was observed stays as exact as it was
             setattr(self, name, None if value is None else value.to(self.device))
-        if before != (self.device, self.network.prior_token.dtype):
+        if self.belief.mixture is not None and before != (self.device, self.network.prior_token.dtype):
             self.infer()
         return self
 

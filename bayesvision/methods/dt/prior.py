@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from bayesvision.core.checks import check_inputs
 from bayesvision.core.roles import Family
 from bayesvision.distributions import GaussianMixture
+from bayesvision.distributions.gaussian_mixture import unconstrained
 from bayesvision.io.recipes import build_prior
 from bayesvision.methods.dt.network import ComponentTransformer
-from bayesvision.methods.dt.tasks import unconstrained, units_of_draws
+from bayesvision.methods.dt.tasks import units_of_draws
 from bayesvision.methods.dt.tokens import Parts, Units
 
 __all__ = ["TOLD", "MetaPrior", "ToldPrior", "joint_batch", "packaged"]
@@ -95,7 +96,7 @@ class ToldPrior(nn.Module):
         if self.mixture is not None:
             return network.of_mixture(units.numbers(self.mixture.filled(network.components)).to(kind))
         assert self.draws is not None
-        return network.of_draws(((self.draws - units.loc.unsqueeze(-2)) / units.scale.unsqueeze(-2)).to(kind))
+        return network.of_draws(units.standardized(self.draws).to(kind))
 
     def log_density(self, family: Family) -> Callable[[Tensor], Tensor]:
         """Log density as a function of theta.
@@ -162,7 +163,7 @@ def _checked_draws(prior: Any, family: Family, components: int) -> Float[Tensor,
             f"prior must hold at least {FEWEST * components} draws for {components} components, got {draws.shape[-2]}; "
             "draw more, or give the distribution"
         )
-    found = unconstrained(family, draws)
+    found = unconstrained(draws, family.supports)
     if not found.isfinite().all():
         raise ValueError("prior must hold positive draws of positive latent variables, got some at or below 0")
     if (found.std(-2) == 0).any():

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from bayesvision.core.roles import Family
 from bayesvision.distributions import GaussianMixture
+from bayesvision.distributions.gaussian_mixture import unconstrained
 from bayesvision.methods.dt.network import ComponentTransformer
 from bayesvision.methods.dt.tokens import Parts, Units
 from bayesvision.training.seeds import generator
 
-__all__ = ["ProblemBatch", "ProblemStream", "loss", "unconstrained", "units_of", "units_of_draws"]
+__all__ = ["ProblemBatch", "ProblemStream", "loss", "units_of", "units_of_draws"]
 
 DRAWS = (64, 512)  # minimum and maximum number of draws that tell a prior
 FEWER = 4  # times fewer problems in a step whose priors are told by draws, which cost the more
@@ -40,12 +41,6 @@ class ProblemBatch(NamedTuple):
     x: Float[Tensor, "batch rows features"]
     y: Float[Tensor, "batch rows"]
     target: Float[Tensor, "batch latents"]
-
-
-def unconstrained(family: Family, theta: Float[Tensor, "*shape latents"]) -> Float[Tensor, "*shape latents"]:
-    """log theta_i of what is positive, theta_i of the rest."""
-    positive = torch.tensor([s == "positive" for s in family.supports], device=theta.device)
-    return torch.where(positive, theta.log(), theta)
 
 
 def units_of_draws(draws: Float[Tensor, "*batch n latents"]) -> Units:
@@ -89,13 +84,13 @@ class ProblemStream:
         elif problem.mixture is not None:
             mixture = Parts(*problem.mixture).filled(self.components)
         x, y = self.family.relative(problem.x, problem.y, *units)
-        return ProblemBatch(way, units, hyper, mixture, draws, x, y, unconstrained(self.family, problem.theta))
+        return ProblemBatch(way, units, hyper, mixture, draws, x, y, unconstrained(problem.theta, self.family.supports))
 
     def _draws(self, problem: Any, count: int, rng: torch.Generator) -> Tensor:
         """Unconstrained draws from each prior."""
         if problem.hyper is not None:
             kind: Any = self.family
-            return unconstrained(self.family, kind.draws(problem.hyper, count, rng))
+            return unconstrained(kind.draws(problem.hyper, count, rng), self.family.supports)
         logits, loc, tril = problem.mixture
         return GaussianMixture(logits, loc, tril).sample((count,), rng).movedim(0, -2)
 
@@ -109,7 +104,7 @@ def loss(network: ComponentTransformer, batch: ProblemBatch) -> Float[Tensor, ""
         tokens = network.of_mixture(units.numbers(batch.mixture))
     else:
         assert batch.draws is not None
-        tokens = network.of_draws((batch.draws - units.loc.unsqueeze(-2)) / units.scale.unsqueeze(-2))
+        tokens = network.of_draws(units.standardized(batch.draws))
     before = units.parts(network.read(tokens).float())
     total = -_log_density(before, target).mean()
     if batch.way == "own":  # the same prior again, as the mixture that the network takes it for

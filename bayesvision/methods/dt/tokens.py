@@ -61,10 +61,14 @@ class Units(NamedTuple):
     loc: Tensor
     scale: Tensor
 
+    def standardized(self, values: Float[Tensor, "*batch n latents"]) -> Float[Tensor, "*batch n latents"]:
+        """Values in these units."""
+        return (values - self.loc.unsqueeze(-2)) / self.scale.unsqueeze(-2)
+
     def numbers(self, parts: Parts) -> Float[Tensor, "*batch components shape"]:
         """Log weight, mean, log diagonal and other entries of the Cholesky factor of every component."""
         d = parts.loc.shape[-1]
-        loc = (parts.loc - self.loc.unsqueeze(-2)) / self.scale.unsqueeze(-2)
+        loc = self.standardized(parts.loc)
         tril = parts.scale_tril / self.scale[..., None, :, None]
         rows, columns = torch.tril_indices(d, d, -1, device=loc.device)
         logits = parts.logits.log_softmax(-1).clamp(min=-20.0)

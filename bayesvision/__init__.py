@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bayesvision.baselines.gp import GP as GP
     from bayesvision.baselines.last_value import LastValue as LastValue
     from bayesvision.baselines.mcmc import MCMC as MCMC
+    from bayesvision.baselines.particle_filter import ParticleFilter as ParticleFilter
     from bayesvision.core.data import Data as Data
     from bayesvision.distributions.metric import MetricScale as MetricScale
     from bayesvision.early_stopping.rule import StoppingRule as StoppingRule

@@ -38,6 +38,7 @@ NAMES = {  # name of `bayesvision` -> module, imported on first use
     "MCMC": "bayesvision.baselines.mcmc",
     "MetricScale": "bayesvision.distributions.metric",
     "PFN": "bayesvision.methods.pfn.pfn",
+    "ParticleFilter": "bayesvision.baselines.particle_filter",
     "StoppingRule": "bayesvision.early_stopping.rule",
     "TablePFN": "bayesvision.methods.tables.tables",
     "Train": "bayesvision.training.train",

@@ -4,6 +4,9 @@ from priors.curves import LearningCurves as LearningCurves
 from priors.exact import GaussianPosterior as GaussianPosterior
 from priors.families import LinearGaussian as LinearGaussian
 from priors.families import NormalVariance as NormalVariance
+from priors.families import ProcessHyperparameters as ProcessHyperparameters
+from priors.families import Qubit as Qubit
+from priors.families import SensorFusion as SensorFusion
 from priors.gaussian_process import GaussianProcess as GaussianProcess
 from priors.gaussian_process import GaussianProcessMixture as GaussianProcessMixture
 from priors.linear import BayesianLinear as BayesianLinear

@@ -16,6 +16,7 @@ from bayesvision import (
     DistributionTransformer,
     Execution,
     MetricScale,
+    ParticleFilter,
     TablePFN,
     Train,
 )
@@ -188,6 +189,12 @@ INSTANCES = (
         DistributionTransformer(components=3, width=16, layers=1, heads=2, train=TRAIN),
         frozenset({CONDITIONABLE, STORABLE, LATENT}),
         LinearGaussian(FEATURES),
+    ),
+    Instance(
+        "particle-filter",
+        ParticleFilter(particles=300),
+        frozenset({CONDITIONABLE, LATENT}),
+        LinearGaussian(FEATURES, noise=1.0),
     ),
     Instance("gp", GP(restarts=0, steps=20), frozenset({CONDITIONABLE, STORABLE, JOINT})),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),

@@ -17,6 +17,7 @@ __all__ = [
     "Latent",
     "Log",
     "Method",
+    "Parametric",
     "Posterior",
     "Prior",
     "Storable",
@@ -46,8 +47,8 @@ class Prior(Protocol):
 class Family(Protocol):
     """A family of inference problems: priors over latent variables theta, and what is observed of them.
 
-    `sample` draws problems: x, y and theta [batch, latents], and of each prior what tells it, `hyper` [batch,
-    hyperparameters], or the Gaussian `mixture` that it is.
+    `sample` draws problems: x, y and theta [batch, latents], and of each prior what tells it: `hyper` [batch,
+    hyperparameters], the Gaussian `mixture` that it is, or `draws` [batch, n, latents] from it.
     """
 
     @property
@@ -61,29 +62,71 @@ class Family(Protocol):
         ...
 
     @property
+    def inputs(self) -> int:
+        """Number of columns that `relative` makes of a design."""
+        ...
+
+    @property
+    def reading(self) -> Tensor | None:
+        """Designs [rows, features] of the observations that come together; None where each comes by itself."""
+        ...
+
+    @property
     def hyperparameters(self) -> int:
-        """Number of numbers that tell a prior; 0 where priors are Gaussian mixtures."""
+        """Number of numbers that tell a prior; 0 where priors are Gaussian mixtures, or told by draws."""
         ...
 
     @property
     def supports(self) -> tuple[str, ...]:
-        """`real` or `positive` for each latent variable."""
+        """`real`, `positive` or `unit` (between 0 and 1) for each latent variable."""
         ...
 
     def sample(self, batch: int, rows: int, *, generator: Generator) -> Any:
         """Draw a batch of problems with `rows` observations each."""
         ...
 
-    def relative(self, x: Tensor, y: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations in units of a prior whose unconstrained latent variables are about loc +- scale."""
+    def own(self, count: int, generator: Generator) -> Tensor:
+        """Draws [count, latents] of theta where nothing is said of its prior."""
         ...
 
-    def observed(self, theta: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of a normal observation given theta."""
+    def relative(self, x: Tensor, y: Tensor, loc: Tensor, tril: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations x [*batch, rows, features], y [*batch, rows] as seen from a prior, or from a component of it.
+
+        Its unconstrained latent variables have the mean `loc` and the covariance tril tril^T. The first of the two that
+        it gives has `inputs` columns. Batch axes broadcast.
+        """
+        ...
+
+    def observed(self, theta: Tensor, x: Tensor, seen: tuple[Tensor, Tensor] | None = None) -> td.Distribution:
+        """Distribution of the observations at x [*draws, rows, features] given theta [*draws, latents].
+
+        `seen` holds x and y of observations before them, for families where theta alone does not tell them.
+        """
         ...
 
     def log_likelihood(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Log density of every observation given theta."""
+        """Log density of every observation given theta (and those before it, where that matters), [*draws, rows]."""
+        ...
+
+
+@runtime_checkable
+class Parametric(Family, Protocol):
+    """A family with a parametric kind of priors."""
+
+    def describe(self, prior: td.Distribution) -> Tensor:
+        """The numbers [*batch, hyperparameters] that tell a prior; a `ValueError` if it is of another kind."""
+        ...
+
+    def distribution(self, hyper: Tensor) -> td.Distribution:
+        """The prior of theta [*batch, latents] that they tell."""
+        ...
+
+    def moments(self, hyper: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the unconstrained latent variables, [*batch, latents] each."""
+        ...
+
+    def draws(self, hyper: Tensor, count: int, generator: Generator) -> Tensor:
+        """Draws [batch, count, latents] of theta."""
         ...
 
 

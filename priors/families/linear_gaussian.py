@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from priors.checks import check_counts, check_positive
 from priors.draws import Draws
-from priors.families.problem import MixtureParameters, Problem
+from priors.families.problem import MixtureParameters, Problem, Seen
 
 __all__ = ["LinearGaussian"]
 
@@ -37,6 +37,7 @@ class LinearGaussian:
     spread: float = 2.0
 
     hyperparameters = 0
+    reading = None
 
     def __post_init__(self) -> None:
         check_counts(latents=self.latents, components=self.components)
@@ -45,6 +46,11 @@ class LinearGaussian:
     @property
     def features(self) -> int:
         """Columns of a design."""
+        return self.latents
+
+    @property
+    def inputs(self) -> int:
+        """Columns of a design in units of a prior."""
         return self.latents
 
     @property
@@ -63,35 +69,44 @@ class LinearGaussian:
         eye = torch.eye(d, device=generator.device, dtype=torch.float32)
         tril = torch.linalg.cholesky(scale.square() * (factor @ factor.mT + 0.1 * eye))
         loc = self.spread * draws.normal(k, d)
-        weights = logits.softmax(-1).cumsum(-1)
-        member = torch.searchsorted(weights, draws.uniform(1)).clamp(max=k - 1).view(-1, 1, 1)
-        z = draws.normal(d, 1)
-        picked = tril.gather(1, member.unsqueeze(-1).expand(-1, 1, d, d)).squeeze(1)
-        theta = loc.gather(1, member.expand(-1, 1, d)).squeeze(1) + (picked @ z).squeeze(-1)
+        mixture = MixtureParameters(logits, loc, tril)
+        theta = mixture.draw(draws)
         x = draws.normal(rows, d)
         y = (x @ theta.unsqueeze(-1)).squeeze(-1) + self.noise**0.5 * draws.normal(rows)
-        return Problem(x, y, theta, self, None, MixtureParameters(logits, loc, tril))
+        return Problem(x, y, theta, self, None, mixture)
 
-    def relative(self, x: Tensor, y: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-        """The same problem for (theta - loc) / scale, in units of the noise: x scale and y - x^T loc."""
+    def own(self, count: int, generator: Generator) -> Float[Tensor, "count latents"]:
+        """Draws of theta where nothing is said of its prior: averaged over the meta-prior."""
+        return self.sample(count, 1, generator=generator).theta
+
+    def relative(self, x: Tensor, y: Tensor, loc: Tensor, tril: Tensor) -> tuple[Tensor, Tensor]:
+        """The same problem for tril^-1 (theta - loc), in units of the noise: x^T tril and y - x^T loc."""
         centred = y - (x @ loc.unsqueeze(-1)).squeeze(-1)
-        return x * scale.unsqueeze(-2) / self.noise**0.5, centred / self.noise**0.5
+        return x @ tril / self.noise**0.5, centred / self.noise**0.5
+
+    def linearized(self, x: Tensor, y: Tensor, loc: Tensor, tril: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes and residuals of e = g^T u + N(0, 1) for u = tril^-1 (theta - loc), which are exact here."""
+        return self.relative(x, y, loc, tril)
 
     def design(self, x: Float[Tensor, "*batch rows features"]) -> tuple[Tensor, float]:
         """Matrix and noise variance of observations that are linear in theta."""
         return x, self.noise
 
     def log_likelihood(
-        self, theta: Float[Tensor, "*draws latents"], x: Float[Tensor, "rows features"], y: Float[Tensor, " rows"]
+        self,
+        theta: Float[Tensor, "*draws latents"],
+        x: Float[Tensor, "*#draws rows features"],
+        y: Float[Tensor, "*#draws rows"],
     ) -> Float[Tensor, "*draws rows"]:
         """log N(y; x^T theta, noise) of every observation."""
-        loc, scale = self.observed(theta, x)
-        return td.Normal(loc, scale, validate_args=False).log_prob(y)
+        return self.observed(theta, x).log_prob(y)
 
-    def observed(self, theta: Float[Tensor, "*draws latents"], x: Float[Tensor, "*#draws rows features"]) -> tuple:
-        """Mean x^T theta and standard deviation of the normal that an observation has, [*draws, rows] each."""
+    def observed(
+        self, theta: Float[Tensor, "*draws latents"], x: Float[Tensor, "*#draws rows features"], seen: Seen = None
+    ) -> td.Normal:
+        """N(x^T theta, noise) of every observation, [*draws, rows]."""
         loc = (x @ theta.unsqueeze(-1)).squeeze(-1)
-        return loc, torch.full_like(loc, self.noise**0.5)
+        return td.Normal(loc, torch.full_like(loc, self.noise**0.5), validate_args=False)
 
     def posterior(
         self, prior: MixtureParameters, x: Float[Tensor, "*batch rows features"], y: Float[Tensor, "*batch rows"]
@@ -113,16 +128,11 @@ class LinearGaussian:
     def prior_of(self, problem: Problem) -> td.MixtureSameFamily:
         """The prior of every problem of a batch, in float64."""
         assert problem.mixture is not None
-        return _distribution(MixtureParameters(*(v.double() for v in problem.mixture)))
+        return problem.mixture.distribution()
 
     def log_posterior(self, problem: Problem) -> Float[Tensor, " batch"]:
         """Log density of the exact posterior of every problem at its theta."""
         assert problem.mixture is not None
         prior = MixtureParameters(*(v.double() for v in problem.mixture))
-        exact = _distribution(self.posterior(prior, problem.x.double(), problem.y.double()))
-        return exact.log_prob(problem.theta.double())
-
-
-def _distribution(mixture: MixtureParameters) -> td.MixtureSameFamily:
-    parts = td.MultivariateNormal(mixture.loc, scale_tril=mixture.scale_tril, validate_args=False)
-    return td.MixtureSameFamily(td.Categorical(logits=mixture.logits), parts, validate_args=False)
+        exact = self.posterior(prior, problem.x.double(), problem.y.double())
+        return exact.distribution().log_prob(problem.theta.double())

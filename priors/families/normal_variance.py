@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from priors.checks import check_counts, check_positive
 from priors.draws import Draws
-from priors.families.problem import Problem
+from priors.families.problem import Problem, Seen
 
 __all__ = ["NormalVariance"]
 
@@ -36,6 +36,8 @@ class NormalVariance:
 
     latents = 1
     features = 0
+    inputs = 0
+    reading = None
     hyperparameters = 2
     supports = ("positive",)
 
@@ -79,20 +81,27 @@ class NormalVariance:
         a, log_b = hyper[..., :1].exp(), hyper[..., 1:]
         return log_b - torch.digamma(a), torch.polygamma(1, a).sqrt()
 
-    def relative(self, x: Tensor, y: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    def own(self, count: int, generator: Generator) -> Float[Tensor, "count latents"]:
+        """Draws of theta where nothing is said of its prior: averaged over the meta-prior."""
+        return self.sample(count, 1, generator=generator).theta
+
+    def relative(self, x: Tensor, y: Tensor, loc: Tensor, tril: Tensor) -> tuple[Tensor, Tensor]:
         """Observations in units of exp(loc / 2), their typical size if log theta is about `loc` [*batch, 1]."""
-        return x, y * torch.exp(-loc / 2)
+        y = y * torch.exp(-loc / 2)
+        return x.expand(*y.shape, 0), y
 
     def log_likelihood(
-        self, theta: Float[Tensor, "*draws 1"], x: Float[Tensor, "rows 0"], y: Float[Tensor, " rows"]
+        self, theta: Float[Tensor, "*draws 1"], x: Float[Tensor, "*#draws rows 0"], y: Float[Tensor, "*#draws rows"]
     ) -> Float[Tensor, "*draws rows"]:
         """log N(y; 0, theta) of every observation."""
-        return td.Normal(0.0, theta.sqrt(), validate_args=False).log_prob(y)
+        return self.observed(theta, x).log_prob(y)
 
-    def observed(self, theta: Float[Tensor, "*draws 1"], x: Float[Tensor, "*#draws rows 0"]) -> tuple[Tensor, Tensor]:
-        """Mean 0 and standard deviation sqrt(theta) of the normal that an observation has, [*draws, rows] each."""
+    def observed(
+        self, theta: Float[Tensor, "*draws 1"], x: Float[Tensor, "*#draws rows 0"], seen: Seen = None
+    ) -> td.Normal:
+        """N(0, theta) of every observation, [*draws, rows]."""
         scale = theta.sqrt().expand(torch.broadcast_shapes(theta.shape, x.shape[:-1]))
-        return torch.zeros_like(scale), scale
+        return td.Normal(torch.zeros_like(scale), scale, validate_args=False)
 
     def posterior(self, prior: td.InverseGamma, y: Float[Tensor, "*batch rows"]) -> td.InverseGamma:
         """The exact posterior given the observations `y`."""

@@ -69,12 +69,7 @@ class PyroPrior:
             ValueError: the program does not broadcast, or returns other shapes.
         """
         check_counts(batch=batch, rows=rows)
-        try:
-            with _seeded_by(generator), poutine.block():
-                plate = pyro.plate("_data_sets", batch, dim=-1 - self.max_plate_nesting)
-                trace: Any = poutine.trace(plate(self.program)).get_trace(rows)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise ValueError(f"the program failed with a batch of {batch} data sets ({error}); {HINT}") from error
+        trace = self.trace(batch, rows, generator, {})
         value = trace.nodes["_RETURN"]["value"]
         if not (isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, Tensor) for v in value)):
             raise ValueError(f"the program must return two tensors (x, y), got {type(value).__name__}")
@@ -87,6 +82,19 @@ class PyroPrior:
                 f"got {list(x.shape)} and {list(y.shape)}; {HINT}"
             )
         return Task(x.to(generator.device), y.to(generator.device), _globals(trace, batch), self)
+
+    def trace(self, batch: int, rows: int, generator: Generator, given: dict[str, Tensor]) -> Any:
+        """Pyro's trace of a run with a batch axis, where the sites named in `given` have these values.
+
+        Raises:
+            ValueError: the program does not broadcast.
+        """
+        try:
+            with seeded_by(generator), poutine.block(), poutine.condition(data=given):
+                plate = pyro.plate("_data_sets", batch, dim=-1 - self.max_plate_nesting)
+                return poutine.trace(plate(self.program)).get_trace(rows)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise ValueError(f"the program failed with a batch of {batch} data sets ({error}); {HINT}") from error
 
     def model(self, x: Float[Tensor, "n features"], y: Float[Tensor, " n"] | None = None) -> Any:
         """The program as a pyro model given data, for Markov chain Monte Carlo.
@@ -114,7 +122,7 @@ class _Given(Messenger):
 
 
 @contextlib.contextmanager
-def _seeded_by(generator: Generator) -> Iterator[None]:
+def seeded_by(generator: Generator) -> Iterator[None]:
     """Run a block with torch and pyro seeded from `generator`, and put their global state back afterwards."""
     seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
     store = pyro.get_param_store()

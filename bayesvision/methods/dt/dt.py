@@ -4,25 +4,26 @@ import warnings
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesvision.core.checks import check_count, check_inputs, check_targets, columns_of
+from bayesvision.core.checks import check_count, check_inputs, columns_of
 from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share, split_state
+from bayesvision.core.motion import Motion
+from bayesvision.core.observations import check_no_design, check_observations, joint_batch
 from bayesvision.core.recipes import convert_fields, describe
 from bayesvision.core.roles import Conditionable, Exported, Family, Log
-from bayesvision.distributions import GaussianMixture, Mixture, Normal
+from bayesvision.distributions import GaussianMixture, Mixture, Normal, Predictive
 from bayesvision.distributions.gaussian_mixture import unconstrained
 from bayesvision.methods.dt.filtering import moved
-from bayesvision.methods.dt.network import ComponentTransformer
+from bayesvision.methods.dt.network import ComponentTransformer, posterior
 from bayesvision.methods.dt.predictive import image
-from bayesvision.methods.dt.prior import TOLD, MetaPrior, ToldPrior, joint_batch, packaged
+from bayesvision.methods.dt.prior import TOLD, MetaPrior, ToldPrior, packaged
 from bayesvision.methods.dt.refinement import Refined, refine
 from bayesvision.methods.dt.tasks import ProblemBatch, ProblemStream, loss, units_of
-from bayesvision.methods.dt.tokens import Units
+from bayesvision.methods.dt.tokens import revised
 from bayesvision.training.loop import minimize
 from bayesvision.training.seeds import generator, seeded
 from bayesvision.training.train import Train
@@ -30,7 +31,7 @@ from bayesvision.training.train import Train
 __all__ = ["DTPosterior", "DistributionTransformer"]
 
 MARGINAL = 1_024  # draws that tell the family's own prior
-META = 4_096  # priors that tell what the training saw
+META = 2_048  # priors that tell what the training saw
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,8 @@ class DistributionTransformer:
         cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log, drawn)
         seen = source.sample(META, 1, generator=generator("cpu", self.train.seed, 1 << 20))
         posterior.meta.remember(units_of(source, seen))
-        own = source.sample(MARGINAL, 1, generator=generator("cpu", self.train.seed, 1 << 21))
-        posterior.prior = ToldPrior(draws=unconstrained(own.theta.double(), source.supports)).to(posterior.device)
+        own = source.own(MARGINAL, generator("cpu", self.train.seed, 1 << 21)).double()
+        posterior.prior = ToldPrior(draws=unconstrained(own, source.supports)).to(posterior.device)
         size = sum(p.numel() for p in posterior.network.parameters())
         posterior.metadata = {"prior": describe(source), "parameters": size, **cost}
         posterior.requires_grad_(False)
@@ -101,7 +102,7 @@ class DistributionTransformer:
         with seeded(self.train.seed):
             network = ComponentTransformer(
                 family.latents,
-                family.features,
+                family.inputs,
                 family.hyperparameters,
                 self.components,
                 self.width,
@@ -112,7 +113,7 @@ class DistributionTransformer:
 
 
 def _loss(posterior: "DTPosterior", batch: ProblemBatch) -> Float[Tensor, ""]:
-    return loss(posterior.network, batch)
+    return loss(posterior.network, posterior.family, batch)
 
 
 class DTPosterior(Conditionable):
@@ -190,15 +191,14 @@ class DTPosterior(Conditionable):
         """A new posterior that has also seen the observations `y` [*batch, rows] with the designs `x`.
 
         Args:
-            x: designs [*batch, rows, features]; None where observations have none.
+            x: designs [*batch, rows, features]; None where observations have none, or where y is a whole reading of
+                the family's sources.
 
         Raises:
             ValueError: wrong shapes, values that are not finite, a design where there is none, or none where there is.
         """
-        if y is None:
-            raise ValueError("y must hold observations, got None")
         new, names = share(self), columns_of(x)
-        x, y = self._observations(x, y)
+        x, y = (v.to(self.device) for v in check_observations(self.family, x, y, self.columns))
         new.columns = self.columns or names
         if self.x is not None and self.y is not None:
             if x.shape[:-2] != self.x.shape[:-2]:
@@ -208,35 +208,18 @@ class DTPosterior(Conditionable):
         new.infer()
         return new
 
-    def _observations(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
-        if self.family.features == 0:
-            self._refuse_design(x)
-            single = np.ndim(y) < 2  # one problem: `check_inputs` makes it a column
-            y = check_inputs([y] if np.ndim(y) == 0 else y, name="y").to(self.device)
-            y = y.squeeze(-1) if single else y
-            return y.new_zeros(*y.shape, 0), y
-        if x is None:
-            raise ValueError(f"x must hold the designs of the observations, {self.family.features} columns, got None")
-        x = check_inputs(x, self.family.features, self.columns).to(self.device)
-        return x, check_targets(y, x, constant=True)
-
     @torch.no_grad()
     def infer(self) -> None:
         """Let the network compute the mixture over the latent variables; without observations it is the prior."""
-        units, parts = self.prior.units(self.family), self.prior.mixture
-        if self.y is not None or parts is None:
-            parts = units.parts(self.network.read(self._tokens(units)).double())
-        self.belief = ToldPrior(**parts._asdict())
-
-    def _tokens(self, units: Units) -> Float[Tensor, "*batch components width"]:
-        """Of the prior, or of the posterior given the observations."""
-        tokens = self.prior.tokens(self.network, units)
+        units = self.prior.units(self.family)
+        tokens, told = self.prior.tokens(self.network, units), self.prior.mixture
+        parts = told or revised(units.copies(self.method.components), self.network.read(tokens).double())
         if self.x is not None and self.y is not None:
             batch = joint_batch(tokens.shape[:-2], self.y.shape[:-1])
-            x, y = self.family.relative(self.x.double(), self.y.double(), *units)
-            x, y = x.expand(*batch, *x.shape[-2:]), y.expand(*batch, y.shape[-1])
-            tokens = self.network.update(tokens.expand(*batch, *tokens.shape[-2:]), x.to(tokens), y.to(tokens))
-        return tokens
+            x, y = (v.double().expand(*batch, *v.shape[self.y.ndim - 1 :]) for v in (self.x, self.y))
+            filled = told and told.filled(self.method.components)
+            parts = posterior(self.network, self.family, units, filled, tokens, x, y)
+        self.belief = ToldPrior(**parts._asdict())
 
     def unconditioned(self) -> Self:
         """The network with the same prior, as if nothing had been observed."""
@@ -253,28 +236,28 @@ class DTPosterior(Conditionable):
         assert self.belief.mixture is not None
         return GaussianMixture(*self.belief.mixture, self.family.supports)
 
-    def predict(self, x: Any = None) -> Mixture:
+    def predict(self, x: Any = None) -> Predictive:
         """Distribution of the next observation, noise included, at every design of `x` [*batch, rows, features].
 
         Of a family without designs, x is None and there is one next observation of each problem. Where observations are
-        linear in the latent variables it is the exact image of `latent`, otherwise a quadrature over it.
+        linear in the latent variables it is the exact image of `latent`, otherwise a quadrature over it: a mixture of
+        normals, a `Bernoulli`, or for other noise a distribution with the family's own.
 
         Raises:
             ValueError: wrong shapes, values that are not finite, or a design where there is none.
         """
         latent = self.latent
         if self.family.features == 0:
-            self._refuse_design(x)
+            check_no_design(self.family, x)
             return image(self.family, latent, latent.loc.new_zeros(*latent.batch_shape, 1, 0))[..., 0]
         x = check_inputs(x, self.family.features, self.columns).to(self.device)
-        law, dtype = image(self.family, latent, x.double()), output_dtype(x, self.y)
+        seen = None if self.x is None or self.y is None else (self.x.double(), self.y.double())
+        law, dtype = image(self.family, latent, x.double(), seen), output_dtype(x, self.y)
+        if not isinstance(law, Mixture):
+            return law
         parts: Any = law.component_distribution
         logits = law.mixture_distribution.logits.to(dtype)
         return Mixture.of(Normal(parts.loc.to(dtype), parts.scale.to(dtype), validate_args=False), logits)
-
-    def _refuse_design(self, x: Any) -> None:
-        if x is not None:
-            raise ValueError(f"x must be None: an observation of {type(self.family).__name__} has no design")
 
     def refine(self, draws: int = 4_000, seed: int = 0) -> Refined:
         """Importance sampling from `latent` to the exact posterior, its weights smoothed by a Pareto tail.
@@ -305,10 +288,9 @@ class DTPosterior(Conditionable):
             ValueError: latent variables that are not real, wrong shapes, or a covariance that is not positive
                 semi-definite.
         """
-        if set(self.family.supports) != {"real"}:
-            raise ValueError(f"only real latent variables move, got {', '.join(self.family.supports)}")
         latent, new = self.latent, share(self)
-        loc, tril = moved(latent.loc, latent.scale_tril, transition, noise)
+        motion = Motion.of(transition, noise, self.family.supports, latent.loc)
+        loc, tril = moved(latent.loc, latent.scale_tril, motion)
         new.prior, new.x, new.y = ToldPrior(logits=latent.logits, loc=loc, scale_tril=tril), None, None
         new.infer()
         return new

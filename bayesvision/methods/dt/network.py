@@ -7,12 +7,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
+from bayesvision.core.roles import Family
+from bayesvision.methods.dt.linearized import Base, Linearized, updated
+from bayesvision.methods.dt.tokens import Parts, Units, revised
 from bayesvision.nn.attention import Attention, LayerNorm, Linear, add_feed_forward, feed_forward
 
-__all__ = ["ComponentTransformer", "squashed"]
+__all__ = ["ComponentTransformer", "posterior", "squashed"]
 
 
 LARGEST = 1e18  # whose square float32 can hold
+TRUST = 12.0  # largest logit of a trust
 
 
 def squashed(value: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape 3"]:
@@ -46,11 +50,14 @@ class _Core(nn.Module):
 class ComponentTransformer(nn.Module):
     """Maps a prior, as K tokens, and a set of observations to the K components of a mixture (arXiv 2502.02463, fig. 2).
 
-    There is no positional encoding: neither the order of components nor that of observations matters. The same
-    un-embedding reads the tokens of the prior and those of the posterior.
+    There is no positional encoding: neither the order of components nor that of observations matters. `read` un-embeds
+    tokens in units of the prior. Where the prior is a mixture, `revise` un-embeds those of the posterior, each
+    component in units of the prior's own, so that narrow ones far apart stay as exact as one. Beside the attention to
+    observations, tokens see the sum of an embedding of them: the sufficient statistics of an update are such sums.
 
     Args:
-        latents, features, hyperparameters: sizes of theta, of a design, and of what tells a prior (0 if nothing does).
+        latents, inputs, hyperparameters: sizes of theta, of a design in units of the prior, and of what tells a prior
+            (0 if nothing does).
         components: number K of tokens.
         width, layers, heads: size of the tokens, number of blocks and of attention heads.
     """
@@ -58,7 +65,7 @@ class ComponentTransformer(nn.Module):
     blocks: Any  # a list of _Core, which ModuleList does not say
 
     def __init__(
-        self, latents: int, features: int, hyperparameters: int, components: int, width: int, layers: int, heads: int
+        self, latents: int, inputs: int, hyperparameters: int, components: int, width: int, layers: int, heads: int
     ) -> None:
         super().__init__()
         self.latents, self.components = latents, components
@@ -67,7 +74,8 @@ class ComponentTransformer(nn.Module):
         self.embed_draw = _Perceptron(3 * latents, width, width)
         self.seeds = nn.Parameter(torch.randn(components, width, dtype=torch.float32) * width**-0.5)
         self.pool = _Core(width, heads)
-        self.embed_observation = _Perceptron(3 * (features + 1), 2 * width, width)
+        self.embed_observation = _Perceptron(3 * (inputs + 1), 2 * width, width)
+        self.embed_pair = _Perceptron(3 * (inputs + 1), 2 * width, width)
         self.prior_token = nn.Parameter(torch.randn(1, width, dtype=torch.float32) * width**-0.5)
         if hyperparameters:
             self.embed_hyper = _Perceptron(3 * hyperparameters, width, width)
@@ -76,6 +84,11 @@ class ComponentTransformer(nn.Module):
         self.norm = LayerNorm(width)
         self.hidden = Linear(width, 2 * width)
         self.output = Linear(2 * width, self.shape)
+        self.revision = Linear(2 * width, self.shape)
+        self.of_pair, self.of_token, self.trusted = Linear(width, width), Linear(width, width), Linear(width, 1)
+        for last in (self.revision, self.trusted):  # at first the posterior is the linear update, or the prior
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def of_hyper(self, hyper: Float[Tensor, "*batch hyper"]) -> Float[Tensor, "*batch components width"]:
         """Tokens of a prior that its hyper-parameters tell: K distinct networks read one embedding."""
@@ -91,20 +104,74 @@ class ComponentTransformer(nn.Module):
         tokens = self.embed_draw(squashed(draws).flatten(-2))
         return self.pool(self.seeds.to(tokens).expand(*tokens.shape[:-2], -1, -1), tokens)
 
+    def pair(
+        self, rows: Float[Tensor, "*batch #components rows numbers"]
+    ) -> Float[Tensor, "*batch #components rows width"]:
+        """Embeddings of observations in units of every component."""
+        return self.embed_pair(squashed(rows).flatten(-2))
+
     def update(
         self,
         tokens: Float[Tensor, "*batch components width"],
-        x: Float[Tensor, "*batch rows features"],
-        y: Float[Tensor, "*batch rows"],
+        rows: Float[Tensor, "*batch rows numbers"],
+        pairs: Float[Tensor, "*batch #components rows width"],
     ) -> Float[Tensor, "*batch components width"]:
-        """Tokens of the posterior given the observations (x, y)."""
-        rows = torch.cat([x, y.unsqueeze(-1)], -1)
+        """Tokens of the posterior given observations in units of the prior, and their embeddings in units of each."""
         seen = self.embed_observation(squashed(rows).flatten(-2))
         seen = torch.cat([self.prior_token.to(seen).expand(*seen.shape[:-2], 1, -1), seen], -2)
+        tokens = tokens + pairs.sum(-2)
         for block in self.blocks:
             tokens = block(tokens, seen)
         return tokens
 
+    def trust(
+        self, tokens: Float[Tensor, "*batch components width"], pairs: Float[Tensor, "*batch #components rows width"]
+    ) -> Float[Tensor, "*batch components rows"]:
+        """How much every component trusts the linearised observations, between 0 and 2."""
+        hidden = gelu(self.of_pair(pairs) + self.of_token(self.norm(tokens)).unsqueeze(-2))
+        return 2 * self.trusted(hidden).squeeze(-1).clamp(-TRUST, TRUST).sigmoid()
+
     def read(self, tokens: Float[Tensor, "*batch components width"]) -> Float[Tensor, "*batch components shape"]:
-        """The numbers of every component."""
+        """The numbers of every component in units of the prior."""
         return self.output(gelu(self.hidden(self.norm(tokens))))
+
+    def revise(self, tokens: Float[Tensor, "*batch components width"]) -> Float[Tensor, "*batch components shape"]:
+        """The numbers of every component in units of one of the prior."""
+        return self.revision(gelu(self.hidden(self.norm(tokens))))
+
+
+def posterior(
+    network: ComponentTransformer,
+    family: Family,
+    units: Units,
+    prior: Parts | None,
+    tokens: Float[Tensor, "*batch components width"],
+    x: Float[Tensor, "*batch rows features"],
+    y: Float[Tensor, "*batch rows"],
+) -> Parts:
+    """The mixture after the observations (x, y), in the precision of `units`.
+
+    Args:
+        network: what knows.
+        family: brings observations into units of the prior, and of each of its components.
+        units: of the prior.
+        prior: its K components, if it was told as a mixture; otherwise K copies of the normal with its moments.
+        tokens: of the prior.
+        x, y: observations.
+    """
+    kind = tokens.dtype
+    reference = units.copies(network.components) if prior is None else prior
+    each = (x.unsqueeze(-3), y.unsqueeze(-2), *reference.each())
+    rows = _joined(*family.relative(x, y, *units)).to(kind)
+    pairs = network.pair(rows.unsqueeze(-3) if prior is None else _joined(*family.relative(*each)).to(kind))
+    tokens = network.update(tokens, rows, pairs)
+    raw = network.read(tokens) if prior is None else network.revise(tokens)
+    base = None
+    if isinstance(family, Linearized):
+        base = updated(*family.linearized(*each), network.trust(tokens, pairs))
+        base = Base(*(value.to(units.loc) for value in base))
+    return revised(reference, raw.to(units.loc), base)
+
+
+def _joined(x: Float[Tensor, "*batch rows inputs"], y: Float[Tensor, "*batch rows"]) -> Float[Tensor, "*batch rows n"]:
+    return torch.cat([x, y.unsqueeze(-1)], -1)

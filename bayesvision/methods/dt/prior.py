@@ -10,15 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayesvision.core.checks import check_inputs
-from bayesvision.core.roles import Family
+from bayesvision.core.roles import Family, Parametric
 from bayesvision.distributions import GaussianMixture
 from bayesvision.distributions.gaussian_mixture import unconstrained
 from bayesvision.io.recipes import build_prior
 from bayesvision.methods.dt.network import ComponentTransformer
-from bayesvision.methods.dt.tasks import units_of_draws
+from bayesvision.methods.dt.tasks import parametric, units_of_draws
 from bayesvision.methods.dt.tokens import Parts, Units
 
-__all__ = ["TOLD", "MetaPrior", "ToldPrior", "joint_batch", "packaged"]
+__all__ = ["TOLD", "MetaPrior", "ToldPrior", "packaged"]
 
 FEWEST = 16  # draws that tell a prior, for each component
 RARE = 0.999  # quantile of the distances of priors in training, beyond which another is called far
@@ -63,10 +63,9 @@ class ToldPrior(nn.Module):
             return cls(**{name: value.double() for name, value in zip(TOLD[2:], mixture, strict=True)})
         if not isinstance(prior, td.Distribution):
             return cls(draws=_checked_draws(prior, family, components))
-        if not family.hyperparameters:
+        if not isinstance(family, Parametric):
             raise ValueError(f"the prior must be a Gaussian mixture or draws, got {type(prior).__name__}")
-        kind: Any = family
-        hyper = kind.describe(prior).double()
+        hyper = family.describe(prior).double()
         if not hyper.isfinite().all():
             raise ValueError(f"the parameters of the prior must be finite and positive, got {prior}")
         return cls(hyper=hyper)
@@ -79,10 +78,10 @@ class ToldPrior(nn.Module):
         return Parts(self.logits, self.loc, self.scale_tril)
 
     def units(self, family: Family) -> Units:
-        """Mean and standard deviation of the unconstrained latent variables."""
+        """Mean and covariance of the unconstrained latent variables."""
         if self.hyper is not None:
-            kind: Any = family
-            return Units(*kind.moments(self.hyper))
+            loc, scale = parametric(family).moments(self.hyper)
+            return Units(loc, torch.diag_embed(scale))
         if self.mixture is not None:
             return self.mixture.moments()
         assert self.draws is not None
@@ -105,8 +104,7 @@ class ToldPrior(nn.Module):
             ValueError: it is told by draws.
         """
         if self.hyper is not None:
-            kind: Any = family
-            return kind.distribution(self.hyper).log_prob
+            return parametric(family).distribution(self.hyper).log_prob
         if self.mixture is not None:
             return GaussianMixture(*self.mixture, family.supports).log_prob
         raise ValueError("nobody knows the density of a prior that draws tell; give a distribution to with_prior")
@@ -165,7 +163,10 @@ def _checked_draws(prior: Any, family: Family, components: int) -> Float[Tensor,
         )
     found = unconstrained(draws, family.supports)
     if not found.isfinite().all():
-        raise ValueError("prior must hold positive draws of positive latent variables, got some at or below 0")
+        raise ValueError(
+            f"prior must hold draws within the bounds of the latent variables {', '.join(family.supports)}, "
+            "positive draws of positive ones, got some at a bound or beyond"
+        )
     if (found.std(-2) == 0).any():
         raise ValueError("prior must hold draws that differ, got a latent variable that is always the same")
     return found
@@ -195,16 +196,6 @@ def _as_mixture(prior: Any, family: Family) -> Parts | None:
         raise ValueError(f"the prior must have {family.latents} latent variables, got {parts.loc.shape[-1]}")
     GaussianMixture(*parts)  # which refuses what is not finite
     return parts
-
-
-def joint_batch(prior: torch.Size, observations: torch.Size) -> torch.Size:
-    """Batch axes of priors and observations together; a `ValueError` if they do not broadcast."""
-    try:
-        return torch.broadcast_shapes(prior, observations)
-    except RuntimeError:
-        raise ValueError(
-            f"y must have batch axes that broadcast with the prior's {tuple(prior)}, got {tuple(observations)}"
-        ) from None
 
 
 def packaged(description: dict[str, Any]) -> Any:

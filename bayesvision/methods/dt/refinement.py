@@ -5,73 +5,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from bayesvision.core.checks import check_inputs
+from bayesvision.core.observations import observation
 from bayesvision.core.roles import Family, Posterior
-from bayesvision.distributions import GaussianMixture, Mixture, Normal
+from bayesvision.distributions import GaussianMixture, Predictive, WeightedDraws
 from bayesvision.training.seeds import generator
 
-__all__ = ["Refined", "WeightedDraws", "refine"]
+__all__ = ["Refined", "refine"]
 
 TRUSTED = 0.7  # of k-hat
-
-
-class WeightedDraws:
-    """Draws of the latent variables with weights that sum to 1.
-
-    Attributes:
-        values: the draws.
-        weights: one for each.
-    """
-
-    def __init__(self, values: Float[Tensor, "draws latents"], weights: Float[Tensor, " draws"]) -> None:
-        self.values, self.weights = values, weights
-
-    @property
-    def mean(self) -> Float[Tensor, " latents"]:
-        """Weighted mean."""
-        return self.weights @ self.values
-
-    @property
-    def covariance_matrix(self) -> Float[Tensor, "latents latents"]:
-        """Weighted covariance."""
-        apart = self.values - self.mean
-        return (self.weights.unsqueeze(-1) * apart).mT @ apart
-
-    @property
-    def effective_size(self) -> float:
-        """1 / sum w^2: so many equally weighted draws say as much."""
-        return float(1 / self.weights.square().sum())
-
-    def quantile(self, level: float) -> Float[Tensor, " latents"]:
-        """Weighted quantile of every latent variable.
-
-        Raises:
-            ValueError: `level` lies outside (0, 1).
-        """
-        if not 0 < level < 1:
-            raise ValueError(f"level must lie strictly between 0 and 1, got {level}")
-        order = self.values.argsort(0)
-        mass = self.weights[order].cumsum(0)
-        place = (mass < level).sum(0).clamp(max=len(self.values) - 1)
-        return self.values.gather(0, order).gather(0, place.unsqueeze(0)).squeeze(0)
-
-    def interval(self, mass: float) -> tuple[Float[Tensor, " latents"], Float[Tensor, " latents"]]:
-        """Central interval of every latent variable by itself.
-
-        Raises:
-            ValueError: `mass` lies outside (0, 1).
-        """
-        return self.quantile((1 - mass) / 2), self.quantile((1 + mass) / 2)
-
-    def resampled(self, count: int, seed: int = 0) -> Float[Tensor, "count latents"]:
-        """Equally weighted draws, by systematic resampling."""
-        start = torch.rand((), generator=generator("cpu", seed), dtype=torch.float64)
-        points = (torch.arange(count, dtype=torch.float64) + start) / count
-        place = torch.searchsorted(self.weights.cumsum(0), points.to(self.weights))
-        return self.values[place.clamp(max=len(self.values) - 1)]
 
 
 class Refined(Posterior):
@@ -82,16 +26,15 @@ class Refined(Posterior):
         khat: shape of the weights' Pareto tail; below 0.7 the draws can be trusted.
     """
 
-    def __init__(self, family: Family, latent: WeightedDraws, khat: float) -> None:
+    def __init__(self, family: Family, latent: WeightedDraws, khat: float, seen: tuple[Tensor, Tensor] | None) -> None:
         super().__init__()
-        self.family, self.latent, self.khat = family, latent, khat
+        self.family, self.latent, self.khat, self.seen = family, latent, khat, seen
 
-    def predict(self, x: Any = None) -> Mixture:
+    def predict(self, x: Any = None) -> Predictive:
         """Distribution of the next observation, noise included: a mixture over the draws."""
         none = x is None and self.family.features == 0
         design = torch.zeros(1, 0) if none else check_inputs(x, self.family.features)
-        loc, scale = self.family.observed(self.latent.values, design.double().unsqueeze(-3))
-        law = Mixture.of(Normal(loc.mT, scale.mT, validate_args=False), self.latent.weights.log().expand(loc.mT.shape))
+        law = observation(self.family, self.latent.values, self.latent.weights.log(), design.double(), self.seen)
         return law[..., 0] if none else law
 
 
@@ -111,8 +54,9 @@ def refine(
         raise ImportError('refine needs arviz: pip install "bayesvision[mcmc]"') from error
     theta = latent.sample((draws,), generator(latent.loc.device, seed))
     ratio = log_prior(theta) - latent.log_prob(theta)
-    if x is not None and y is not None:
-        ratio = ratio + family.log_likelihood(theta, x.double(), y.double()).sum(-1)
+    seen = None if x is None or y is None else (x.double(), y.double())
+    if seen is not None:
+        ratio = ratio + family.log_likelihood(theta, *seen).sum(-1)
     smoothed, khat = psislw(ratio.cpu().numpy())
     weights = torch.as_tensor(smoothed).to(theta).softmax(-1)
     k = float(khat)
@@ -122,4 +66,4 @@ def refine(
             "take more draws, or run bayesvision.MCMC on this problem",
             stacklevel=3,
         )
-    return Refined(family, WeightedDraws(theta, weights), k)
+    return Refined(family, WeightedDraws(theta, weights), k, seen)

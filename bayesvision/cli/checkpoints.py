@@ -53,10 +53,10 @@ def info(checkpoint: str, as_json: bool) -> None:
     "--tasks", default=10, show_default=True, type=click.IntRange(1), help="Fresh data sets per row of the table."
 )
 @click.option("--features", default=1, show_default=True, type=click.IntRange(1), help="Columns of the data sets.")
-@click.option("--rows", default="10,30", show_default=True, help="Context sizes, comma-separated.")
+@click.option("--rows", help="Context sizes, comma-separated; 10,30 or what the network was trained on by default.")
 @click.option("--nuts/--no-nuts", default=True, show_default=True, help="Run NUTS too.")
 @click.option("--seed", default=0, show_default=True)
-def validate(checkpoint: str, tasks: int, features: int, rows: str, nuts: bool, seed: int) -> None:
+def validate(checkpoint: str, tasks: int, features: int, rows: str | None, nuts: bool, seed: int) -> None:
     """Compare CHECKPOINT with the exact GP and NUTS on fresh data sets of its own prior."""
     import priors
     from bayesvision.io.checkpoints import describe, find
@@ -67,11 +67,13 @@ def validate(checkpoint: str, tasks: int, features: int, rows: str, nuts: bool, 
 
     posterior = find(checkpoint)
     if isinstance(posterior, DTPosterior):
-        show(*_latent_validation(posterior, tasks, _sizes(rows, 1), seed))
+        most = posterior.method.observations
+        sizes = sorted({1, (most + 1) // 2, most}) if rows is None else _sizes(rows, 1)
+        show(*_latent_validation(posterior, tasks, sizes, seed))
         return
     if not isinstance(posterior, PFNPosterior | TablePFNPosterior) or posterior.method.classes is not None:
         raise ValueError(f"{checkpoint!r} is not a PFN for regression or a Distribution Transformer")
-    sizes = _sizes(rows, 2)
+    sizes = _sizes(rows or "10,30", 2)
     prior = describe(checkpoint).get("metadata", {}).get("prior")
     if not isinstance(prior, dict):
         raise ValueError(f"{checkpoint} does not say which of the package's priors it was trained on")

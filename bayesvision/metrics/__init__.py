@@ -7,6 +7,8 @@ from bayesvision.metrics.calibration import pit as pit
 from bayesvision.metrics.calibration import quantile_calibration_error as quantile_calibration_error
 from bayesvision.metrics.calibration import simulation_based_calibration as simulation_based_calibration
 from bayesvision.metrics.compare import compare as compare
+from bayesvision.metrics.latents import latent_pit as latent_pit
+from bayesvision.metrics.latents import tarp as tarp
 from bayesvision.metrics.scores import accuracy as accuracy
 from bayesvision.metrics.scores import brier as brier
 from bayesvision.metrics.scores import crps as crps

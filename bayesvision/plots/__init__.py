@@ -3,6 +3,7 @@
 Without `ax` a figure is made that pyplot does not know of; `axes.figure.savefig(path)` writes it.
 """
 
+from bayesvision.plots.beliefs import belief as belief
 from bayesvision.plots.classes import class_shares as class_shares
 from bayesvision.plots.classes import reliability_diagram as reliability_diagram
 from bayesvision.plots.classes import true_class_probabilities as true_class_probabilities

@@ -61,6 +61,19 @@ class RangeOrBearing(td.Distribution):
         turns = 2 * math.pi * torch.tensor(TURNS, dtype=self.angle.dtype, device=self.angle.device)
         return td.Normal(self.angle.unsqueeze(-1) + turns, BEARING, validate_args=False)
 
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = (), generator: Generator | None = None) -> Float[Tensor, "..."]:
+        """Readings [*sample_shape, *shape]; the kind of a range and its value come from the same branch."""
+        like: Any = {"generator": generator, "device": self.distance.device, "dtype": torch.float32}
+        shape = self._extended_shape(sample_shape)
+        kind, z = torch.rand(shape, **like), torch.randn(shape, **like)
+        right = self.distance + 0.1 * (self.distance + 1) * z
+        short = -torch.log1p(-torch.rand(shape, **like).clamp(max=1 - 1e-7))
+        stray = self.maximum * torch.rand(shape, **like)
+        ranged = torch.where(kind < RIGHT, right, torch.where(kind < RIGHT + SHORT, short, stray))
+        bearing = torch.remainder(self.angle + BEARING * torch.randn(shape, **like) + math.pi, 2 * math.pi) - math.pi
+        return torch.where(self.is_bearing, bearing, ranged.clamp(0, self.maximum))
+
     def log_prob(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
         inside = value.clamp(0, self.maximum)
         law = self._right
@@ -133,7 +146,8 @@ class SensorFusion:
         in_turn = (torch.arange(rows, device=generator.device) + first) % 2 == 0
         either = draws.happens(rows, p=0.5)
         x = torch.where(draws.happens(1, p=0.25), either, in_turn).float().unsqueeze(-1)
-        return Problem(x, self._read(theta, x, draws), theta, self, None, mixture)
+        y = self.observed(theta, x).sample(generator=generator)
+        return Problem(x, y, theta, self, None, mixture)
 
     def _mixture(self, draws: Draws) -> MixtureParameters:
         k, d = self.components, self.latents
@@ -155,19 +169,6 @@ class SensorFusion:
         tril = tril * (typical * draws.log_uniform(k, 1, low=0.5, high=1.5)).unsqueeze(-1)
         apart = draws.log_uniform(1, 1, low=0.05, high=3.0)
         return MixtureParameters(logits, centre + apart * typical * draws.normal(k, d), tril)
-
-    def _read(self, theta: Tensor, x: Tensor, draws: Draws) -> Float[Tensor, "batch rows"]:
-        """Readings of every problem; the kind of a range reading and its value come from the same branch."""
-        rows = x.shape[-2]
-        distance = torch.hypot(theta[:, 0], theta[:, 1]).unsqueeze(-1)
-        angle = torch.atan2(theta[:, 1], theta[:, 0]).unsqueeze(-1)
-        kind, z = draws.uniform(rows), draws.normal(rows)
-        right = distance + 0.1 * (distance + 1) * z
-        short = -torch.log1p(-draws.uniform(rows).clamp(max=1 - 1e-7))
-        stray = draws.uniform(rows, high=self.maximum)
-        ranged = torch.where(kind < RIGHT, right, torch.where(kind < RIGHT + SHORT, short, stray))
-        bearing = torch.remainder(angle + BEARING * draws.normal(rows) + math.pi, 2 * math.pi) - math.pi
-        return torch.where(x[..., 0] > 0.5, bearing, ranged.clamp(0, self.maximum))
 
     def own(self, count: int, generator: Generator) -> Float[Tensor, "count latents"]:
         """Draws of theta where nothing is said of its prior: averaged over the meta-prior."""

@@ -21,10 +21,7 @@ def law():
 def draws(law):
     rng = generator("cpu", 2)
     member = torch.multinomial(law.weights[0], 200_000, replacement=True, generator=rng)
-    theta = law.theta[0, member].float()
-    from priors.draws import Draws
-
-    return FAMILY._read(theta, FAMILY.reading.float().expand(200_000, 2, 1), Draws(200_000, rng)).double()
+    return FAMILY.observed(law.theta[0, member], FAMILY.reading).sample(generator=rng).double()
 
 
 def test_it_is_the_distribution_of_simulated_observations(law, draws):

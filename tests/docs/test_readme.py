@@ -23,7 +23,7 @@ def test_tables_are_those_of_the_results():
         assert "| ---" in block or "|---" in block
 
 
-@pytest.mark.parametrize("name", ["pfn-gp", "pfn-table", "pfn-classes", "lcpfn", "lcpfn-prior", "dt-variance"])
+@pytest.mark.parametrize("name", sorted(checkpoints.shipped()))
 def test_shipped_recipe_is_the_networks_own(name):
     path, header = ROOT / "bayesvision" / "pretrained" / f"{name}.toml", checkpoints.describe(name)
     recipe = read_recipe(path, priors)

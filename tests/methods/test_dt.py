@@ -14,7 +14,7 @@ from bayesvision.distributions import GaussianMixture
 from bayesvision.methods.dt.linearized import updated
 from bayesvision.methods.dt.tokens import Parts, Units, revised
 from bayesvision.training.seeds import generator
-from priors import LinearGaussian, NormalVariance
+from priors import LinearGaussian, NormalVariance, SensorFusion
 from priors.families import MixtureParameters
 
 TRAIN = {"batch": 256, "lr": 3e-3, "execution": bv.Execution(device="cpu")}
@@ -323,3 +323,58 @@ def test_what_cannot_be_observed_or_moved_is_refused(variance, plane):
 def test_a_field_out_of_range_is_named(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         bv.DistributionTransformer(**fields)
+
+
+@pytest.fixture(scope="module")
+def sensor():
+    return bv.pretrained("dt-sensor")
+
+
+def test_the_shipped_filter_updates_as_kalmans_where_a_bearing_is_linear(sensor):
+    """A narrow belief far away; the second reading is a range that is much too short, which it does not follow."""
+    mean = torch.tensor([6.0, 8.0, 0.1, 0.0]).double()
+    covariance = torch.diag(torch.tensor([0.04, 0.04, 0.01, 0.01])).double() + 0.005
+    belief = sensor.with_prior(td.MultivariateNormal(mean, covariance))
+    seen = belief.condition([[1.0]], [0.95])
+    slope = torch.tensor([[-8.0 / 100, 6.0 / 100, 0.0, 0.0]]).double()
+    gain = covariance @ slope.mT / (slope @ covariance @ slope.mT + 0.01)
+    off = 0.95 - torch.atan2(mean[1], mean[0])
+    torch.testing.assert_close(seen.latent.mean, mean + gain[:, 0] * off, rtol=0, atol=0.03)  # 0.15 deviations
+    after = covariance - gain @ slope @ covariance
+    torch.testing.assert_close(seen.latent.covariance_matrix, after, rtol=0, atol=0.003)
+    short = seen.condition([[0.0]], [1.0])
+    torch.testing.assert_close(short.latent.mean, seen.latent.mean, rtol=0, atol=0.02)
+
+
+def test_the_shipped_filter_stays_with_a_particle_filter(sensor):
+    """Over ten steps of a target that passes the station, means within a fifth of a deviation on average."""
+    family = SensorFusion()
+    F, Q = family.transition, family.noise
+    prior = td.MultivariateNormal(torch.tensor([3.0, -2.0, -1.0, 1.0]).double(), torch.eye(4).double() * 0.25)
+    theta, rng = torch.tensor([3.1, -2.2, -0.8, 0.9]).double(), generator("cpu", 21)
+    mine, theirs = sensor.with_prior(prior), bv.ParticleFilter(20_000).fit(family).with_prior(prior)
+    gaps = []
+    for _ in range(10):
+        theta = F @ theta + Q.sqrt() @ torch.randn(4, generator=rng).double()
+        reading = family.observed(theta, family.reading).sample(generator=rng)
+        mine, theirs = (b.move(F, Q).condition(y=reading) for b in (mine, theirs))
+        scale = theirs.latent.covariance_matrix.diagonal().sqrt()
+        gaps.append(((mine.latent.mean - theirs.latent.mean) / scale).abs().mean())
+    assert float(torch.stack(gaps).mean()) < 0.2
+    law = mine.predict(family.reading)
+    torch.testing.assert_close(law.mean, theirs.predict(family.reading).mean, rtol=0.1, atol=0.1)
+
+
+def test_sources_of_a_sensor_may_be_missing_and_are_named(sensor):
+    both = sensor.condition(y=[5.0, 0.7])
+    apart = sensor.condition([[1.0]], [0.7]).condition([[0.0]], [5.0])
+    torch.testing.assert_close(apart.latent.mean, both.latent.mean, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="whole reading of 2"):
+        sensor.condition(y=[5.0])
+    with pytest.warns(UserWarning, match="6 observations are more than the 4 of training"):
+        sensor.condition([[0.0]] * 6, [5.0] * 6)
+
+
+def test_no_observation_is_the_prior_to_the_bit(sensor):
+    prior = GaussianMixture(torch.zeros(2), torch.randn(2, 4), torch.eye(4).expand(2, 4, 4))
+    assert torch.equal(sensor.with_prior(prior).latent.loc, prior.loc.double())

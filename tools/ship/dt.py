@@ -11,14 +11,12 @@ from bayesvision.cli.checkpoints import exact_gap, latent_given
 from bayesvision.training.seeds import generator
 from tools.ship.common import run
 
-ROWS = (1, 4, 8)
-
 
 @torch.no_grad()
 def measure(posterior: Any, problems: int) -> list[dict[str, float]]:
     """Log density of theta under the exact posterior less that under the network's, and the coverage of intervals."""
-    family, lines = posterior.family, []
-    for rows in ROWS:
+    family, lines, most = posterior.family, [], posterior.method.observations
+    for rows in sorted({1, (most + 1) // 2, most}):
         problem = family.sample(problems, rows, generator=generator("cpu", 99, rows))
         law = latent_given(posterior.with_prior(family.prior_of(problem)), problem)
         gap, inside = exact_gap(family, problem, law)

@@ -205,6 +205,12 @@ class DTPosterior(Conditionable):
                 raise ValueError(f"x must have the batch axes {tuple(self.x.shape[:-2])}, got {tuple(x.shape[:-2])}")
             x, y = torch.cat([self.x, x], -2), torch.cat([self.y, y], -1)
         new.x, new.y = x.detach(), y.detach()
+        if new.rows > self.method.observations:
+            warnings.warn(
+                f"{new.rows} observations are more than the {self.method.observations} of training, so the posterior "
+                "may be off; train with DistributionTransformer(observations=...), or check it with refine()",
+                stacklevel=2,
+            )
         new.infer()
         return new
 

@@ -1,0 +1,1 @@
+"""Monotone deep Boltzmann machines: joint completion and classification with a unique answer."""

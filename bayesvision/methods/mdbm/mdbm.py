@@ -1,7 +1,7 @@
 """`MDBM`: a Boltzmann machine of discrete variables in which any of them may be asked given any others."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,16 +15,14 @@ from bayesvision.distributions import Categorical
 from bayesvision.methods.mdbm.couplings import DenseCoupling, bounded_blocks
 from bayesvision.methods.mdbm.inference import Certificate, elbo, largest_eigenvalue, mean_field
 from bayesvision.methods.mdbm.sampling import gibbs
-from bayesvision.training.batches import places
+from bayesvision.methods.mdbm.tasks import MaskedRows, checked_codes, loss
 from bayesvision.training.loop import minimize
-from bayesvision.training.seeds import generator, seeded
+from bayesvision.training.seeds import seeded
 from bayesvision.training.train import Train
 
 __all__ = ["MDBM", "MDBMPosterior"]
 
 TIGHT = 1e-5  # distance to the fixed point that answers are certified to
-LOOSE = (1e-1, 1e-3)  # that of training, at its start and at its end
-MOST_LEVELS = 256  # of a variable
 
 
 @dataclass(frozen=True)
@@ -81,15 +79,15 @@ class MDBM:
         Raises:
             ValueError: other numbers, more levels than were told, or a label that is no column.
         """
-        codes = _checked_codes(source, None, None)
+        codes = checked_codes(source, None, None)
         levels = self._levels(codes)
         if self.label is not None and not 0 <= self.label < len(levels):
             raise ValueError(f"label must be a column from 0 to {len(levels) - 1}, got {self.label}")
         posterior = self.untrained(levels, codes)
         posterior.columns = columns_of(source)
-        rows = _Rows(codes, self)
+        rows = MaskedRows(codes, self)
         recipe = {"method": describe(self), "levels": list(levels), "rows": len(codes)}
-        cost = minimize(posterior, _loss, rows.batch, self.train, recipe, log, {"rows": self.train.steps * rows.size})
+        cost = minimize(posterior, loss, rows.batch, self.train, recipe, log, {"rows": self.train.steps * rows.size})
         size = sum(p.numel() for p in posterior.parameters())
         posterior.metadata = {"parameters": size, "rows of data": len(codes), **cost}
         posterior.requires_grad_(False)
@@ -118,52 +116,6 @@ class MDBM:
                 tally = torch.bincount(codes[~codes[:, i].isnan(), i].long(), minlength=count).float() + 0.5
                 posterior.bias.data[i, :count] = (tally / tally.sum()).log()
         return posterior
-
-
-class _Batch(NamedTuple):
-    """Rows, which of their cells are observed, which are asked, and how exactly."""
-
-    codes: Float[Tensor, "rows variables"]
-    known: Bool[Tensor, "rows variables"]
-    asked: Bool[Tensor, "rows variables"]
-    tolerance: float
-
-
-class _Rows:
-    """Mini-batches of the data with random masks: batch i is a pure function of (seed, i)."""
-
-    def __init__(self, codes: Float[Tensor, "rows variables"], method: MDBM) -> None:
-        self.train, self.method = method.train, method
-        self.device = method.train.execution.pick_device()
-        self.codes = codes.to(self.device)
-        self.size = method.train.batch // method.train.accumulate
-
-    def batch(self, step: int, micro_batch: int) -> _Batch:
-        number = step * self.train.accumulate + micro_batch
-        codes = self.codes[places(self.train.seed, number, self.size, len(self.codes)).to(self.device)]
-        rng = generator(self.device, self.train.seed, step, micro_batch)
-        low, high = self.method.observed
-        share = low + (high - low) * torch.rand(len(codes), 1, generator=rng, device=self.device)
-        there = ~codes.isnan()
-        known = there & (torch.rand(codes.shape, generator=rng, device=self.device) < share)
-        if self.method.label is not None:
-            known[:, self.method.label] &= torch.rand(len(codes), generator=rng, device=self.device) < 0.1
-        first, last = LOOSE
-        return _Batch(codes, known, there & ~known, first * (last / first) ** (step / max(1, self.train.steps - 1)))
-
-
-def _loss(posterior: "MDBMPosterior", batch: _Batch) -> Float[Tensor, ""]:
-    """-log q of the cells that are asked, per cell; the label's counts as much as all others."""
-    q, _ = posterior.field(batch.codes, batch.known, batch.tolerance)
-    codes = torch.where(batch.codes.isnan(), 0.0, batch.codes).long().unsqueeze(-1)
-    loss = -q[:, : codes.shape[1]].gather(-1, codes).squeeze(-1).clamp(min=1e-12).log()
-    loss = torch.where(batch.asked, loss, 0.0)
-    label = posterior.method.label
-    if label is None:
-        return loss.sum() / batch.asked.sum().clamp(min=1)
-    others = torch.ones_like(batch.asked[0]).index_fill(0, torch.tensor([label], device=loss.device), False)
-    mean = [(loss[:, part].sum() / batch.asked[:, part].sum().clamp(min=1)) for part in (others, ~others)]
-    return (mean[0] + mean[1]) / 2
 
 
 class MDBMPosterior(Conditionable):
@@ -337,7 +289,7 @@ class MDBMPosterior(Conditionable):
         Raises:
             ValueError: other columns than in training, or levels that it did not have.
         """
-        codes = _checked_codes(rows, self.levels, self.columns).to(self.bias.device)
+        codes = checked_codes(rows, self.levels, self.columns).to(self.bias.device)
         known = ~codes.isnan()
         with torch.no_grad():
             q, certificate = share(self).double().field(codes, known, TIGHT)
@@ -377,18 +329,3 @@ class MDBMPosterior(Conditionable):
         posterior.requires_grad_(False).eval()
         posterior.infer()
         return posterior
-
-
-def _checked_codes(rows: Any, levels: tuple[int, ...] | None, columns: tuple[str, ...] | None) -> Tensor:
-    """Whole numbers [rows, variables] in float64, NaN where unknown."""
-    codes = check_inputs(rows, None if levels is None else len(levels), columns, "rows", missing=True).double()
-    there = torch.where(codes.isnan(), 0.0, codes)
-    top = torch.tensor([MOST_LEVELS] * codes.shape[-1] if levels is None else levels)
-    wrong = (there != there.round()) | (there < 0) | (there >= top)
-    if wrong.any():
-        row, column = (int(i) for i in wrong.nonzero()[0])
-        raise ValueError(
-            f"rows must hold levels 0 to {int(top[column]) - 1} of variable {column} as whole numbers, "
-            f"got {float(codes[row, column]):g} in row {row}; number the categories first"
-        )
-    return codes

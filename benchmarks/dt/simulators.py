@@ -158,7 +158,8 @@ def peer(python: str, task: str, budget: int, observations: np.ndarray) -> tuple
         named = {"theta": theta.numpy(), "x": x.numpy(), "low": -bounds, "high": bounds}
         np.savez(source, **named, scale=np.full(theta.shape[1], math.sqrt(0.1)), observations=observations)
         script = Path(__file__).with_name("peer_npe.py")
-        subprocess.run([python, str(script), str(source), str(target)], check=True, stdout=subprocess.DEVNULL)
+        command = [python, str(script), str(source), str(target)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=folder)
         found = np.load(target)
         return found["draws"], {"training, s": float(found["training"]), "sampling, s": float(found["sampling"])}
 

@@ -32,9 +32,9 @@ class Base(NamedTuple):
         tril: Cholesky factor of the covariance.
     """
 
-    logits: Float[Tensor, "*batch"]
-    loc: Float[Tensor, "*batch latents"]
-    tril: Float[Tensor, "*batch latents latents"]
+    logits: Float[Tensor, "..."]
+    loc: Float[Tensor, "... latents"]
+    tril: Float[Tensor, "... latents latents"]
 
 
 def updated(

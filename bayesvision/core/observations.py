@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from bayesvision.core.checks import check_inputs, check_targets
-from bayesvision.core.roles import Family
+from bayesvision.core.roles import Checked, Family
 from bayesvision.distributions import Bernoulli, Continuous, Mixture, Normal, Predictive
 from bayesvision.distributions.numerics import integrate
 
@@ -32,7 +32,8 @@ def check_observations(
         columns: names of the designs' columns, as seen before.
 
     Raises:
-        ValueError: wrong shapes, values that are not finite, a design where there is none, or none where there is.
+        ValueError: wrong shapes, values that are not finite, a design where there is none, or none where there is, and
+            what the family itself refuses.
     """
     if y is None:
         raise ValueError("y must hold observations, got None")
@@ -43,7 +44,10 @@ def check_observations(
         y = y.squeeze(-1) if single else y
         return y.new_zeros(*y.shape, 0), y
     x = check_inputs(_reading(family, y) if x is None else x, family.features, columns)
-    return x, check_targets(y, x, constant=True)
+    y = check_targets(y, x, constant=True)
+    if isinstance(family, Checked):
+        family.check(x, y)
+    return x, y
 
 
 def check_no_design(family: Family, x: Any) -> None:

@@ -10,6 +10,7 @@ from bayesvision.distributions import Predictive
 
 __all__ = [
     "Amortized",
+    "Checked",
     "Conditionable",
     "Exported",
     "Family",
@@ -106,6 +107,15 @@ class Family(Protocol):
 
     def log_likelihood(self, theta: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Log density of every observation given theta (and those before it, where that matters), [*draws, rows]."""
+        ...
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A family that knows which observations there cannot be."""
+
+    def check(self, x: Tensor, y: Tensor) -> None:
+        """A `ValueError` where a design or an observation is none of the family's."""
         ...
 
 

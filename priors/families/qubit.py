@@ -111,16 +111,21 @@ class Qubit:
         shape = torch.broadcast_shapes(x.shape[:-1], prior.shape[:-1])
         return torch.cat([x.expand(*shape, 3), prior.expand(*shape, 2)], -1), (2 * y - 1).expand(shape)
 
-    def log_likelihood(
-        self, theta: Float[Tensor, "*draws 1"], x: Float[Tensor, "*#draws rows 3"], y: Float[Tensor, "*#draws rows"]
-    ) -> Float[Tensor, "*draws rows"]:
-        """Log probability of every outcome.
+    def check(self, x: Float[Tensor, "*batch rows 3"], y: Float[Tensor, "*batch rows"]) -> None:
+        """Refuse outcomes other than 0 and 1, states without a direction and negative times.
 
         Raises:
-            ValueError: outcomes other than 0 and 1.
+            ValueError: one of them.
         """
         if not ((y == 0) | (y == 1)).all():
             raise ValueError("y must hold the outcomes 0 and 1")
+        if (x[..., :2].norm(dim=-1) == 0).any() or (x[..., 2] < 0).any():
+            raise ValueError("x must hold states that are not 0, and times from 0 up")
+
+    def log_likelihood(
+        self, theta: Float[Tensor, "*draws 1"], x: Float[Tensor, "*#draws rows 3"], y: Float[Tensor, "*#draws rows"]
+    ) -> Float[Tensor, "*draws rows"]:
+        """Log probability of every outcome."""
         return self.observed(theta, x).log_prob(y)
 
     def observed(

@@ -200,6 +200,20 @@ class SensorFusion:
         flags = torch.stack([is_bearing.to(off), at_bound], -1).expand(*off.shape, 2)
         return torch.cat([flags, own, other, same], -1), off
 
+    def check(self, x: Float[Tensor, "*batch rows 1"], y: Float[Tensor, "*batch rows"]) -> None:
+        """Refuse a source that is neither, a range beyond the rangefinder's, and a bearing beyond a half turn.
+
+        Raises:
+            ValueError: one of them.
+        """
+        source = x[..., 0]
+        if not ((source == 0) | (source == 1)).all():
+            raise ValueError("x must name the source of each reading, 0 for a range and 1 for a bearing")
+        if ((source == 0) & ((y < 0) | (y > self.maximum))).any():
+            raise ValueError(f"a range must lie between 0 and {self.maximum:g}, got one beyond")
+        if ((source == 1) & (y.abs() > math.pi + 1e-5)).any():
+            raise ValueError("a bearing must lie between -pi and pi, got one beyond; take it modulo a turn")
+
     def linearized(self, x: Tensor, y: Tensor, loc: Tensor, tril: Tensor) -> tuple[Tensor, Tensor]:
         """Slopes g and residuals e of e = g^T u + N(0, 1) about the prior's mean, u = tril^-1 (theta - loc)."""
         columns, off = self.relative(x, y, loc, tril)

@@ -105,8 +105,12 @@ def test_what_it_cannot_do_is_said():
         belief.condition()
     with pytest.raises(ValueError, match="finite"):
         belief.condition(y=[float("nan"), 0.0])
+    with pytest.raises(ValueError, match="modulo a turn"):
+        belief.condition(y=[1.0, 7.0])
+    with pytest.raises(ValueError, match="outcomes 0 and 1"):
+        bv.ParticleFilter(100).fit(Qubit()).condition([[1.0, 0.0, 1.0]], [0.5])
     with pytest.raises(ValueError, match="no draw explains"):
-        belief.condition(y=[1.0, 7.0])  # no bearing
+        bv.ParticleFilter(100).fit(NormalVariance()).with_prior(torch.full((50, 1), 1e-300)).condition(y=[1e10])
     with pytest.raises(ValueError, match="semi-definite"):
         belief.move(torch.eye(4), -torch.eye(4))
     with pytest.raises(ValueError, match="4 latent"):

@@ -148,9 +148,23 @@ def test_refinement_gives_the_exact_posterior(variance):
     assert better.predict().stddev.item() == pytest.approx(exact.mean.sqrt().item(), rel=0.05)
 
 
-def test_refinement_says_when_it_cannot_be_trusted(variance):
-    far = variance.with_prior(td.InverseGamma(3.0, 4.0)).condition(y=[1.0])
-    far.belief.loc = far.belief.loc + 4.0  # a network that is badly wrong
+def test_refinement_survives_a_network_that_is_off(variance):
+    """A tenth of the draws are from the prior, so that the weights are bounded."""
+    off = variance.with_prior(td.InverseGamma(3.0, 4.0)).condition(y=[1.0])
+    off.belief.loc = off.belief.loc + 4.0
+    better = off.refine(20_000)
+    exact = NormalVariance().posterior(td.InverseGamma(3.0, 4.0), torch.tensor([1.0]))
+    assert better.khat < 0.7
+    assert exact.cdf(better.latent.quantile(0.5).float()).item() == pytest.approx(0.5, abs=0.05)
+
+
+def test_refinement_says_when_it_cannot_be_trusted(line):
+    """The posterior is narrow, the network far from it, and no draw of the prior falls into it."""
+    prior = GaussianMixture(torch.zeros(1), torch.zeros(1, 1), 1e4 * torch.ones(1, 1, 1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        far = line.with_prior(prior).condition([[1.0], [1.0]], [300.0, 300.2])
+    far.belief.loc = far.belief.loc + 2.0
     with pytest.warns(UserWarning, match="k-hat"):
         assert far.refine(500).khat > 0.7
 
@@ -373,6 +387,23 @@ def test_sources_of_a_sensor_may_be_missing_and_are_named(sensor):
         sensor.condition(y=[5.0])
     with pytest.warns(UserWarning, match="6 observations are more than the 4 of training"):
         sensor.condition([[0.0]] * 6, [5.0] * 6)
+
+
+def test_refinement_of_a_sensor_is_the_particle_filter(sensor):
+    prior = td.MultivariateNormal(torch.tensor([4.0, 5.0, 0.0, 0.0]).double(), torch.eye(4).double())
+    better = sensor.with_prior(prior).condition(y=[5.0, 0.7]).refine(20_000)
+    exact = bv.ParticleFilter(200_000).fit(SensorFusion()).with_prior(prior).condition(y=[5.0, 0.7])
+    assert better.khat < 0.7
+    torch.testing.assert_close(better.latent.mean, exact.latent.mean, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [([[2.0]], [1.0], "0 for a range"), ([[0.0]], [-1.0], "between 0 and 20"), ([[1.0]], [7.0], "modulo a turn")],
+)
+def test_readings_that_no_sensor_gives_are_refused(sensor, x, y, words):
+    with pytest.raises(ValueError, match=words):
+        sensor.condition(x, y)
 
 
 def test_no_observation_is_the_prior_to_the_bit(sensor):

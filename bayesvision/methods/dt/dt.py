@@ -279,8 +279,8 @@ class DTPosterior(Conditionable):
         if batch:
             raise ValueError(f"refine takes one problem, got a batch {batch}; take them one by one")
         check_count("draws", draws, 100)
-        density = self.prior.log_density(self.family)
-        return refine(self.family, self.latent, density, self.x, self.y, draws, seed)
+        seen = None if self.x is None or self.y is None else (self.x.double(), self.y.double())
+        return refine(self.family, self.latent, self.prior, seen, draws, seed)
 
     def move(self, transition: Any, noise: Any) -> Self:
         """The belief after the latent variables moved: the posterior becomes the prior of what is observed next.

@@ -7,7 +7,7 @@ from typing import Any, Self
 import torch
 import torch.distributions as td
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from bayesvision.core.checks import check_inputs
 from bayesvision.core.roles import Family, Parametric
@@ -108,6 +108,13 @@ class ToldPrior(nn.Module):
         if self.mixture is not None:
             return GaussianMixture(*self.mixture, family.supports).log_prob
         raise ValueError("nobody knows the density of a prior that draws tell; give a distribution to with_prior")
+
+    def sample(self, family: Family, count: int, rng: Generator) -> Float[Tensor, "count latents"]:
+        """Draws of theta from a prior without batch axes that was not told by draws."""
+        if self.hyper is not None:
+            return parametric(family).draws(self.hyper.unsqueeze(0), count, rng)[0].double()
+        assert self.mixture is not None
+        return GaussianMixture(*self.mixture, family.supports).sample((count,), rng)
 
     def told(self) -> dict[str, Tensor]:
         """The tensors that tell it."""

@@ -1,7 +1,7 @@
 """Importance sampling that turns an approximate posterior into the exact one, and says whether it could."""
 
+import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,11 +11,13 @@ from bayesvision.core.checks import check_inputs
 from bayesvision.core.observations import observation
 from bayesvision.core.roles import Family, Posterior
 from bayesvision.distributions import GaussianMixture, Predictive, WeightedDraws
+from bayesvision.methods.dt.prior import ToldPrior
 from bayesvision.training.seeds import generator
 
 __all__ = ["Refined", "refine"]
 
 TRUSTED = 0.7  # of k-hat
+DEFENCE = 0.1  # share of draws from the prior
 
 
 class Refined(Posterior):
@@ -41,20 +43,30 @@ class Refined(Posterior):
 def refine(
     family: Family,
     latent: GaussianMixture,
-    log_prior: Callable[[Tensor], Tensor],
-    x: Tensor | None,
-    y: Tensor | None,
+    prior: ToldPrior,
+    seen: tuple[Tensor, Tensor] | None,
     draws: int,
     seed: int,
 ) -> Refined:
-    """Weights p(theta) p(y | theta) / q(theta) of draws from q = `latent`, smoothed by a generalised Pareto tail."""
+    """Weights p(theta) p(y | theta) / q(theta), smoothed by a generalised Pareto tail.
+
+    Draws are from q, nine parts `latent` and one part the prior: a defensive mixture, whose weights are bounded by ten
+    times the largest likelihood, however light the tails of `latent` are (Hesterberg 1995).
+
+    Raises:
+        ValueError: a prior told by draws.
+        ImportError: arviz is not installed.
+    """
     try:
         from arviz import psislw
     except ModuleNotFoundError as error:
         raise ImportError('refine needs arviz: pip install "bayesvision[mcmc]"') from error
-    theta = latent.sample((draws,), generator(latent.loc.device, seed))
-    ratio = log_prior(theta) - latent.log_prob(theta)
-    seen = None if x is None or y is None else (x.double(), y.double())
+    log_prior, rng = prior.log_density(family), generator(latent.loc.device, seed)
+    few = max(1, round(DEFENCE * draws))
+    theta = torch.cat([latent.sample((draws - few,), rng), prior.sample(family, few, rng).to(latent.loc)])
+    before, share = log_prior(theta), few / draws
+    proposal = torch.logaddexp(latent.log_prob(theta) + math.log1p(-share), before + math.log(share))
+    ratio = before - proposal
     if seen is not None:
         ratio = ratio + family.log_likelihood(theta, *seen).sum(-1)
     smoothed, khat = psislw(ratio.cpu().numpy())

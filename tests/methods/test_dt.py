@@ -12,6 +12,7 @@ from checks import unchecked
 import bayesvision as bv
 from bayesvision.distributions import GaussianMixture
 from bayesvision.methods.dt.linearized import updated
+from bayesvision.methods.dt.prior import ToldPrior
 from bayesvision.methods.dt.tokens import Parts, Units, revised
 from bayesvision.training.seeds import generator
 from priors import LinearGaussian, NormalVariance, SensorFusion
@@ -308,6 +309,29 @@ def test_a_family_of_ones_own_comes_with_the_file(tmp_path):
         bv.load(tmp_path / "mine.safetensors")
     again = bv.load(tmp_path / "mine.safetensors", net=Mine())
     assert torch.equal(again.latent.loc, post.latent.loc)
+
+
+def test_real_latent_variables_may_have_priors_of_another_kind():
+    class Logistic(LinearGaussian):
+        """Told by one number, whatever it is."""
+
+        hyperparameters = 1
+
+        def describe(self, prior):
+            return torch.zeros(1, dtype=torch.float64)
+
+        def distribution(self, hyper):
+            return td.Normal(hyper, 1.0)
+
+        def moments(self, hyper):
+            return hyper, hyper + 1
+
+        def draws(self, hyper, count, generator):
+            return torch.randn(len(hyper), count, 1, generator=generator)
+
+    assert ToldPrior.of(td.Gumbel(0.0, 1.0), Logistic(1), 3).hyper is not None
+    with pytest.raises(ValueError, match="multivariate normal"):
+        ToldPrior.of(td.Gumbel(0.0, 1.0), LinearGaussian(1), 3)
 
 
 def test_what_cannot_be_observed_or_moved_is_refused(variance, plane):

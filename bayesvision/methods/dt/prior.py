@@ -195,6 +195,8 @@ def _as_mixture(prior: Any, family: Family) -> Parts | None:
     elif isinstance(prior, td.MixtureSameFamily) and isinstance(prior.component_distribution, td.MultivariateNormal):
         members = prior.component_distribution
         parts = Parts(prior.mixture_distribution.logits, members.loc, members.scale_tril)
+    elif isinstance(family, Parametric):
+        return None
     else:
         raise ValueError(
             f"the prior must be a multivariate normal, a mixture of them, or draws, got {type(prior).__name__}"

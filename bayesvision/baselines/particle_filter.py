@@ -8,10 +8,11 @@ import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesvision.core.checks import check_count, check_inputs
+from bayesvision.core.checks import check_count, check_inputs, columns_of
+from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share
 from bayesvision.core.motion import Motion
-from bayesvision.core.observations import check_no_design, check_observations, joint_batch, observation
+from bayesvision.core.observations import check_no_design, check_observations, in_dtype, joint_batch, observation
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Conditionable, Family, Log
 from bayesvision.distributions import GaussianMixture, Predictive, WeightedDraws
@@ -67,6 +68,7 @@ class ParticleFilterPosterior(Conditionable):
         family: what is observed, and its likelihood.
         latent: weighted draws of the latent variables.
         steps: number of motions so far.
+        columns: column names of the designs, if they came as a frame.
     """
 
     theta: Tensor
@@ -80,6 +82,7 @@ class ParticleFilterPosterior(Conditionable):
         self.register_buffer("theta", theta)
         self.register_buffer("log_weights", torch.zeros_like(theta[..., 0]))
         self.seen: tuple[Tensor, Tensor] | None = None
+        self.columns: tuple[str, ...] | None = None
 
     @property
     def latent(self) -> WeightedDraws:
@@ -117,11 +120,13 @@ class ParticleFilterPosterior(Conditionable):
         Raises:
             ValueError: wrong shapes, values that are not finite, or observations that no draw explains.
         """
-        x, y = check_observations(self.family, x, y)
-        new, x, y = share(self), x.double(), y.double()
+        new, names = share(self), columns_of(x)
+        x, y = check_observations(self.family, x, y, self.columns)
+        new.columns = self.columns or names
         if new.seen is not None:
             x, y = torch.cat([new.seen[0], x], -2), torch.cat([new.seen[1], y], -1)
         new.seen = (x, y)
+        x, y = x.double(), y.double()
         batch = joint_batch(self.theta.shape[:-2], y.shape[:-1])
         theta = self.theta.expand(*batch, *self.theta.shape[-2:])
         found = self.family.log_likelihood(theta, x.unsqueeze(-3), y.unsqueeze(-2)).sum(-1)
@@ -158,9 +163,12 @@ class ParticleFilterPosterior(Conditionable):
         none = self.family.features == 0
         if none:
             check_no_design(self.family, x)
-        design = self.theta.new_zeros(1, 0) if none else check_inputs(x, self.family.features).double()
+        x = self.theta.new_zeros(1, 0) if none else check_inputs(x, self.family.features, self.columns)
+        design = x.double()
         batch = torch.broadcast_shapes(self.theta.shape[:-2], design.shape[:-2])
         theta = self.theta.expand(*batch, *self.theta.shape[-2:])
         weights = self.log_weights.log_softmax(-1).expand(theta.shape[:-1])
-        law = observation(self.family, theta, weights, design, self.seen)
+        seen = None if self.seen is None else (self.seen[0].double(), self.seen[1].double())
+        law = observation(self.family, theta, weights, design, seen)
+        law = in_dtype(law, output_dtype(x, None if self.seen is None else self.seen[1]))
         return law[..., 0] if none else law

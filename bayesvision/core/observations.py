@@ -14,7 +14,7 @@ from bayesvision.core.roles import Checked, Family
 from bayesvision.distributions import Bernoulli, Continuous, Mixture, Normal, Predictive
 from bayesvision.distributions.numerics import integrate
 
-__all__ = ["Averaged", "check_no_design", "check_observations", "joint_batch", "observation"]
+__all__ = ["Averaged", "check_no_design", "check_observations", "in_dtype", "joint_batch", "observation"]
 
 KNOTS = 257  # of a quadrature over the range of an observation
 HALVINGS = 60  # of the bracket of a quantile
@@ -103,6 +103,15 @@ def observation(
     points = theta.unsqueeze(-3).expand(*rows, *theta.shape[-2:])
     weights = log_weights.softmax(-1).unsqueeze(-2).expand(*rows, log_weights.shape[-1])
     return Averaged(family, points, weights, x.expand(*rows, x.shape[-1]))
+
+
+def in_dtype(law: Predictive, dtype: torch.dtype) -> Predictive:
+    """A mixture of normals in the precision of what was asked and seen; others stay as they are."""
+    if not isinstance(law, Mixture):
+        return law
+    parts: Any = law.component_distribution
+    logits = law.mixture_distribution.logits.to(dtype)
+    return Mixture.of(Normal(parts.loc.to(dtype), parts.scale.to(dtype), validate_args=False), logits)
 
 
 class Averaged(Continuous):

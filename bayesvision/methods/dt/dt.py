@@ -12,10 +12,10 @@ from bayesvision.core.checks import check_count, check_inputs, columns_of
 from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.motion import Motion
-from bayesvision.core.observations import check_no_design, check_observations, joint_batch
+from bayesvision.core.observations import check_no_design, check_observations, in_dtype, joint_batch
 from bayesvision.core.recipes import convert_fields, describe
 from bayesvision.core.roles import Conditionable, Exported, Family, Log
-from bayesvision.distributions import GaussianMixture, Mixture, Normal, Predictive
+from bayesvision.distributions import GaussianMixture, Predictive
 from bayesvision.distributions.gaussian_mixture import unconstrained
 from bayesvision.methods.dt.filtering import moved
 from bayesvision.methods.dt.network import ComponentTransformer, posterior
@@ -258,12 +258,7 @@ class DTPosterior(Conditionable):
             return image(self.family, latent, latent.loc.new_zeros(*latent.batch_shape, 1, 0))[..., 0]
         x = check_inputs(x, self.family.features, self.columns).to(self.device)
         seen = None if self.x is None or self.y is None else (self.x.double(), self.y.double())
-        law, dtype = image(self.family, latent, x.double(), seen), output_dtype(x, self.y)
-        if not isinstance(law, Mixture):
-            return law
-        parts: Any = law.component_distribution
-        logits = law.mixture_distribution.logits.to(dtype)
-        return Mixture.of(Normal(parts.loc.to(dtype), parts.scale.to(dtype), validate_args=False), logits)
+        return in_dtype(image(self.family, latent, x.double(), seen), output_dtype(x, self.y))
 
     def refine(self, draws: int = 4_000, seed: int = 0) -> Refined:
         """Importance sampling from `latent` to the exact posterior, its weights smoothed by a Pareto tail.

@@ -197,24 +197,22 @@ class GaussianMixture(td.Distribution):
     @property
     def covariance_matrix(self) -> Float[Tensor, "*batch latents latents"]:
         """E[theta theta^T] - E[theta] E[theta]^T, the means of `_means` and `_within` put together."""
-        means = self._means
+        means, cov = self._means, self._covariances
         apart = means - self.mean.unsqueeze(-2)
         between = apart.unsqueeze(-1) * apart.unsqueeze(-2)
         d = len(self.supports)
-        pairs = {(i, j): self._within(i, j, means) for i in range(d) for j in range(i + 1)}
+        pairs = {(i, j): self._within(i, j, means, cov) for i in range(d) for j in range(i + 1)}
         rows = [torch.stack([pairs[max(i, j), min(i, j)] for j in range(d)], -1) for i in range(d)]
         return (self.weights[..., None, None] * (torch.stack(rows, -2) + between)).sum(-3)
 
-    def _within(self, i: int, j: int, means: Tensor) -> Float[Tensor, "*batch components"]:
+    def _within(self, i: int, j: int, means: Tensor, cov: Tensor) -> Float[Tensor, "*batch components"]:
         """Covariance of theta_i and theta_j in each component, with S the covariance of u and mu the means of theta.
 
         S_ij E[dtheta_j / du_j] if theta_i is real (Stein's lemma); mu_i (E[theta_j | u_j moved by S_ij] - mu_j) if it
         is positive, since exp u_i tilts the density of u_j; otherwise by quadrature over both.
         """
-        kinds, cov = (self.supports[i], self.supports[j]), self._covariances
-        if "real" not in kinds and kinds[0] == "unit" and kinds[1] == "positive":
-            return self._within(j, i, means)
-        if kinds[1] == "real":
+        kinds = (self.supports[i], self.supports[j])
+        if kinds[1] == "real" or kinds == ("unit", "positive"):
             i, j = j, i
         s, loc, scale = cov[..., i, j], self.loc[..., j], cov[..., j, j].sqrt()
         if self.supports[i] == "real":

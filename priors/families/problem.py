@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from priors.draws import Draws
 
-__all__ = ["MixtureParameters", "Problem", "Seen"]
+__all__ = ["MixtureParameters", "Problem", "Seen", "random_factors"]
 
 Seen = tuple[Tensor, Tensor] | None  # x and y of observations before
 
@@ -47,6 +47,13 @@ class MixtureParameters(NamedTuple):
         repeated = MixtureParameters(*(value.repeat_interleave(count, 0) for value in self))
         found = repeated.draw(Draws(len(repeated.loc), generator))
         return found.unflatten(0, (-1, count))
+
+
+def random_factors(draws: Draws, components: int, latents: int) -> Float[Tensor, "batch components latents latents"]:
+    """Cholesky factors of G G^T + s I, from nearly independent to nearly degenerate, of deviations about 1."""
+    g = draws.normal(components, latents, latents) / latents**0.5 * draws.uniform(1, 1, 1)
+    eye = torch.eye(latents, device=g.device, dtype=torch.float32)
+    return torch.linalg.cholesky(g @ g.mT + draws.log_uniform(1, 1, 1, low=0.1, high=1.0) * eye)
 
 
 class Problem(NamedTuple):

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from priors.checks import check_counts, check_positive
 from priors.draws import Draws
 from priors.families.evidence import log_posterior_by_sampling
-from priors.families.problem import MixtureParameters, Problem, Seen
+from priors.families.problem import MixtureParameters, Problem, Seen, random_factors
 
 __all__ = ["RangeOrBearing", "SensorFusion"]
 
@@ -163,10 +163,7 @@ class SensorFusion:
             ],
             -1,
         ).unsqueeze(-2)
-        factor = draws.normal(k, d, d) / d**0.5 * draws.uniform(1, 1, 1)
-        eye = torch.eye(d, device=device, dtype=torch.float32)
-        tril = torch.linalg.cholesky(factor @ factor.mT + draws.log_uniform(1, 1, 1, low=0.1, high=1.0) * eye)
-        tril = tril * (typical * draws.log_uniform(k, 1, low=0.5, high=1.5)).unsqueeze(-1)
+        tril = random_factors(draws, k, d) * (typical * draws.log_uniform(k, 1, low=0.5, high=1.5)).unsqueeze(-1)
         apart = draws.log_uniform(1, 1, low=0.05, high=3.0)
         return MixtureParameters(logits, centre + apart * typical * draws.normal(k, d), tril)
 

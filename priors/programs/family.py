@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 from priors.checks import check_counts
 from priors.draws import Draws
-from priors.families.problem import MixtureParameters, Problem, Seen
+from priors.families.problem import MixtureParameters, Problem, Seen, random_factors
 from priors.programs.prior import PyroPrior
 
 __all__ = ["ProgramFamily"]
@@ -152,9 +152,7 @@ class ProgramFamily:
     def _mixture(self, centres: Float[Tensor, "batch latents"], draws: Draws) -> MixtureParameters:
         k, d = self.components, self.latents
         deviation = self._deviation.to(centres)
-        factor = draws.normal(k, d, d) / d**0.5 * draws.uniform(1, 1, 1)
-        eye = torch.eye(d, device=centres.device, dtype=torch.float32)
-        tril = torch.linalg.cholesky(factor @ factor.mT + draws.log_uniform(1, 1, 1, low=0.1, high=1.0) * eye)
+        tril = random_factors(draws, k, d)
         low, high = WIDTHS
         tril = deviation.unsqueeze(-1) * tril * draws.log_uniform(k, 1, 1, low=low, high=high)
         used = torch.arange(k, device=centres.device) <= draws.integers(1, high=k)

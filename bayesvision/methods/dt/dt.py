@@ -214,15 +214,21 @@ class DTPosterior(Conditionable):
         new.infer()
         return new
 
+    @property
+    def _seen(self) -> tuple[Tensor, Tensor] | None:
+        """The observations in float64."""
+        return None if self.x is None or self.y is None else (self.x.double(), self.y.double())
+
     @torch.no_grad()
     def infer(self) -> None:
         """Let the network compute the mixture over the latent variables; without observations it is the prior."""
         units = self.prior.units(self.family)
         tokens, told = self.prior.tokens(self.network, units), self.prior.mixture
         parts = told or revised(units.copies(self.method.components), self.network.read(tokens).double())
-        if self.x is not None and self.y is not None:
-            batch = joint_batch(tokens.shape[:-2], self.y.shape[:-1])
-            x, y = (v.double().expand(*batch, *v.shape[self.y.ndim - 1 :]) for v in (self.x, self.y))
+        if self._seen is not None:
+            x, y = self._seen
+            batch = joint_batch(tokens.shape[:-2], y.shape[:-1])
+            x, y = x.expand(*batch, *x.shape[-2:]), y.expand(*batch, y.shape[-1])
             filled = told and told.filled(self.method.components)
             parts = posterior(self.network, self.family, units, filled, tokens, x, y)
         self.belief = ToldPrior(**parts._asdict())
@@ -257,8 +263,7 @@ class DTPosterior(Conditionable):
             check_no_design(self.family, x)
             return image(self.family, latent, latent.loc.new_zeros(*latent.batch_shape, 1, 0))[..., 0]
         x = check_inputs(x, self.family.features, self.columns).to(self.device)
-        seen = None if self.x is None or self.y is None else (self.x.double(), self.y.double())
-        return in_dtype(image(self.family, latent, x.double(), seen), output_dtype(x, self.y))
+        return in_dtype(image(self.family, latent, x.double(), self._seen), output_dtype(x, self.y))
 
     def refine(self, draws: int = 4_000, seed: int = 0) -> Refined:
         """Importance sampling from `latent` to the exact posterior, its weights smoothed by a Pareto tail.
@@ -274,8 +279,7 @@ class DTPosterior(Conditionable):
         if batch:
             raise ValueError(f"refine takes one problem, got a batch {batch}; take them one by one")
         check_count("draws", draws, 100)
-        seen = None if self.x is None or self.y is None else (self.x.double(), self.y.double())
-        return refine(self.family, self.latent, self.prior, seen, draws, seed)
+        return refine(self.family, self.latent, self.prior, self._seen, draws, seed)
 
     def move(self, transition: Any, noise: Any) -> Self:
         """The belief after the latent variables moved: the posterior becomes the prior of what is observed next.

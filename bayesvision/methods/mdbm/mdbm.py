@@ -183,6 +183,10 @@ class MDBMPosterior(Conditionable):
         lipschitz = largest_eigenvalue(coupling, bias)
         return mean_field(coupling, bias.expand(start.shape), whole, start, lipschitz, tolerance)
 
+    def _exact(self) -> Self:
+        """The same machine in float64."""
+        return share(self).double() if self.bias.dtype != torch.float64 else self
+
     @torch.no_grad()
     def infer(self) -> None:
         """Let mean field settle given what was seen, in float64."""
@@ -191,8 +195,7 @@ class MDBMPosterior(Conditionable):
         known = torch.zeros(codes.shape, dtype=torch.bool, device=codes.device)
         if self.x is not None and self.y is not None:
             codes, known = codes.scatter(-1, self.x, self.y.to(codes)), known.scatter(-1, self.x, True)
-        exact = share(self).double() if self.bias.dtype != torch.float64 else self
-        self.belief, self.certificate = exact.field(codes, known, TIGHT)
+        self.belief, self.certificate = self._exact().field(codes, known, TIGHT)
 
     # Seeing and asking
 
@@ -269,12 +272,12 @@ class MDBMPosterior(Conditionable):
     @property
     def elbo(self) -> Float[Tensor, "*batch"]:
         """Lower bound of the log normaliser given what was seen."""
-        exact = share(self).double()
+        exact = self._exact()
         return elbo(exact.coupling(), exact.logits(), self.belief)
 
     def sample(self, shape: tuple[int, ...] = (), sweeps: int = 50, seed: int = 0) -> Int[Tensor, "..."]:
         """All visible variables together, [*shape, *batch, variables], by Gibbs sampling from the mean field on."""
-        exact = share(self).double()
+        exact = self._exact()
         known = torch.zeros(self.belief.shape[:-1], dtype=torch.bool, device=self.bias.device)
         if self.x is not None:
             known[..., : len(self.levels)] = known[..., : len(self.levels)].scatter(-1, self.x, True)
@@ -292,7 +295,7 @@ class MDBMPosterior(Conditionable):
         codes = checked_codes(rows, self.levels, self.columns).to(self.bias.device)
         known = ~codes.isnan()
         with torch.no_grad():
-            q, certificate = share(self).double().field(codes, known, TIGHT)
+            q, certificate = self._exact().field(codes, known, TIGHT)
         if not certificate.converged.all():
             raise ValueError("mean field did not settle; train with a larger margin")
         law = Categorical(probs=q[:, : len(self.levels)], validate_args=False)

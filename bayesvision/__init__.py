@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bayesvision.methods.bayescap.bayescap import BayesCap as BayesCap
     from bayesvision.methods.dt.dt import DistributionTransformer as DistributionTransformer
     from bayesvision.methods.lcpfn.lcpfn import LCPFN as LCPFN
+    from bayesvision.methods.mdbm.images import ImageMDBM as ImageMDBM
+    from bayesvision.methods.mdbm.mdbm import MDBM as MDBM
     from bayesvision.methods.pfn.pfn import PFN as PFN
     from bayesvision.methods.tables.tables import TablePFN as TablePFN
     from bayesvision.training.loggers import JsonLines as JsonLines

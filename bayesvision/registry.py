@@ -32,10 +32,12 @@ NAMES = {  # name of `bayesvision` -> module, imported on first use
     "Ensemble": "bayesvision.baselines.ensemble",
     "Execution": "bayesvision.training.train",
     "GP": "bayesvision.baselines.gp",
+    "ImageMDBM": "bayesvision.methods.mdbm.images",
     "JsonLines": "bayesvision.training.loggers",
     "LCPFN": "bayesvision.methods.lcpfn.lcpfn",
     "LastValue": "bayesvision.baselines.last_value",
     "MCMC": "bayesvision.baselines.mcmc",
+    "MDBM": "bayesvision.methods.mdbm.mdbm",
     "MetricScale": "bayesvision.distributions.metric",
     "PFN": "bayesvision.methods.pfn.pfn",
     "ParticleFilter": "bayesvision.baselines.particle_filter",
@@ -57,6 +59,8 @@ POSTERIORS = {  # method in a checkpoint's header -> its posterior
     "DistributionTransformer": Stored(
         ("bayesvision.methods.dt.dt", "DTPosterior"), ("bayesvision.methods.dt.dt", "DTPosterior")
     ),
+    "MDBM": Stored(("bayesvision.methods.mdbm.mdbm", "TableMDBMPosterior")),
+    "ImageMDBM": Stored(("bayesvision.methods.mdbm.images", "ImageMDBMPosterior")),
     "GP": Stored(("bayesvision.baselines.gp", "GPPosterior")),
 }
 EXTRAS = {  # package -> extra of bayesvision that installs it

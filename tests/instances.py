@@ -10,6 +10,7 @@ from bayesvision import (
     GP,
     LCPFN,
     MCMC,
+    MDBM,
     PFN,
     BayesCap,
     Data,
@@ -39,6 +40,7 @@ class Instance:
     prior: Any = None
     classes: int | None = None
     features: int = FEATURES
+    smooth: bool = True
 
     @property
     def far(self) -> torch.Tensor:
@@ -114,6 +116,26 @@ class LabelInstance(Instance):
         return task.x[0].double(), task.y[0]
 
 
+@dataclass(frozen=True)
+class DiscreteInstance(Instance):
+    """A method for variables with levels, all of one row: x are their numbers, y what they are.
+
+    `prior` holds the rows that it learns from.
+    """
+
+    features: int = 1
+    smooth: bool = False
+
+    @property
+    def far(self) -> torch.Tensor:
+        return torch.tensor([[0.0], [float(len(ORDER) - 1)]])
+
+    def rows(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        first = {1: 0, 2: 12, 3: 19}[seed]
+        places = ORDER[first : first + count]
+        return places.unsqueeze(-1).double(), ROW[places]
+
+
 class Frozen(torch.nn.Module):
     """A small network whose weights are always the same."""
 
@@ -161,6 +183,10 @@ CURVES = LCPFN(
 )
 TABLES = {"columns": 4, "context": 32, "width": 16, "layers": 1, "heads": 2, "train": TRAIN}
 CAP = {"reads": ("output", "input"), "width": 8, "depth": 1, "train": TRAIN}
+ORDER = torch.randperm(28, generator=generator("cpu", 5))  # 4 x 4 x 1 pixels with three levels, and so on
+SHADE = torch.rand(60, 1, generator=generator("cpu", 6), dtype=torch.float64)
+LEVELS = (3 * (0.75 * SHADE + 0.25 * torch.rand(60, 28, generator=generator("cpu", 7), dtype=torch.float64)) ** 1.5).long()
+ROW = LEVELS[0]
 INSTANCES = (
     Instance("pfn", network(), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance("pfn-standardize", network(standardize=True), frozenset({CONDITIONABLE, STORABLE}), LINE),
@@ -195,6 +221,9 @@ INSTANCES = (
         ParticleFilter(particles=300),
         frozenset({CONDITIONABLE, LATENT}),
         LinearGaussian(FEATURES, noise=1.0),
+    ),
+    DiscreteInstance(
+        "mdbm", MDBM(hidden=(4,), levels=3, train=TRAIN), frozenset({CONDITIONABLE, STORABLE}), LEVELS, 3
     ),
     Instance("gp", GP(restarts=0, steps=20), frozenset({CONDITIONABLE, STORABLE, JOINT})),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),

@@ -47,7 +47,7 @@ def state(posterior):
 def assert_same_state(a, b):
     assert a.keys() == b.keys()
     for name in a:
-        assert torch.equal(a[name], b[name]), name
+        torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 # Roles
@@ -151,8 +151,9 @@ def test_inference_mode_around_fit_changes_nothing(instance):
     x = queries(instance).requires_grad_()
     law = posterior.predict(x)
     value = law.mean if instance.classes is None else law.class_probs
-    (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
-    assert gradient is None or gradient.isfinite().all()
+    if instance.smooth:
+        (gradient,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+        assert gradient is None or gradient.isfinite().all()
 
 
 # 3. Copies
@@ -194,7 +195,7 @@ def test_what_is_not_data_is_not_saved(instance, tmp_path):
 # 4. Finite and differentiable
 
 
-@each(INSTANCES)
+@each([i for i in INSTANCES if i.smooth])
 def test_gradients_in_x(instance):
     posterior, y = copy.deepcopy(seen(instance)).to(torch.float64), answers(instance)
 

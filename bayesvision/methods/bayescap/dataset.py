@@ -16,8 +16,9 @@ from torch import Generator, Tensor
 from bayesvision.core.checks import LARGEST, as_tensor, check_classes, check_inputs, check_targets, columns_of
 from bayesvision.core.data import Data
 from bayesvision.methods.bayescap.frozen import Frozen, stacked
+from bayesvision.training.batches import batches_of
 
-__all__ = ["OutputDataset", "batches_of"]
+__all__ = ["OutputDataset"]
 
 GRID_EXAMPLES, GRID_VALUES = 64, 20_000  # that tell whether targets lie on a grid: examples, and values of each
 GRID_LEVELS, GRID_OFTEN = 16, 8  # of a grid: levels at least, and how often each occurs on average
@@ -51,46 +52,6 @@ class OutputSpec:
 
 
 LARGE = 1 << 30  # bytes from which on the pairs are kept in a temporary file
-BLOCK = 64  # examples of a Data asked for at once
-
-
-def batches_of(source: Any) -> Iterable[tuple[Any, Any]]:
-    """Batches (x, y) of a `Data` or of a loader.
-
-    Raises:
-        ValueError: no batches, or other things than pairs.
-        TypeError: neither a `Data` nor an iterable.
-    """
-    if isinstance(source, Data):
-        yield from _blocks(source)
-        return
-    if not isinstance(source, Iterable):
-        raise TypeError(f"source must be Data(x, y) or a loader of batches (x, y), got {type(source).__name__}")
-    count = 0
-    for batch in source:
-        if not isinstance(batch, list | tuple) or len(batch) != 2:
-            got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, list | tuple) else type(batch).__name__
-            raise ValueError(f"source must give batches (x, y), got a {got}; map them to pairs first")
-        count += 1
-        yield batch[0], batch[1]
-    if not count:
-        raise ValueError(
-            "source gave no batch; a generator can be read once only, and drop_last=True drops a single short batch"
-        )
-
-
-def _blocks(source: Data) -> Iterable[tuple[Any, Any]]:
-    x, y = source
-    if y is None:
-        raise ValueError("y must hold the targets of the rows of x, got None: Data(x, y)")
-    x, y = (as_tensor("x", x) if getattr(x, "ndim", 0) > 2 else check_inputs(x)), as_tensor("y", y)
-    if not y.ndim or not len(x) or len(x) != len(y):
-        raise ValueError(
-            "y must have one value for each row of x, and at least one, "
-            f"got the shapes {tuple(y.shape)} and {tuple(x.shape)}"
-        )
-    for k in range(0, len(x), BLOCK):
-        yield x[k : k + BLOCK], y[k : k + BLOCK]
 
 
 def _grid_step(values: Float[Tensor, " n"]) -> float:

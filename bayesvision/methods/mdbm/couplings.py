@@ -1,48 +1,183 @@
-"""Interactions of a monotone Boltzmann machine: symmetric, and bounded so that mean field has one fixed point."""
+"""Interactions of a monotone Boltzmann machine: symmetric, and bounded so that mean field has one fixed point.
+
+Mean field is unique where the largest eigenvalue of Phi is at most 2 - m (see `ascent`). With Phi = blkdiag(A^T A) -
+A^T A and a block A_i of columns for each variable (arXiv 2307.04990, section 3.1) that is so if |A_i|^2 <= 2 - m, there
+1 - m. These are all such Phi: for any with eigenvalues up to 2 - m and no blocks on its diagonal, A = (2 - m -
+Phi)^(1/2) has the blocks A_i^T A_i = 2 - m. So every variable has a bound of its own, and A must be square for it to be
+no loss: with fewer rows all variables repel one another. It starts as the identity, which couples nothing. A block is
+scaled as a whole, on both sides alike, so Phi stays symmetric.
+"""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
 
-from bayesvision.methods.mdbm.activation import CURVATURE
+from bayesvision.methods.mdbm.ascent import CURVATURE
+from bayesvision.methods.mdbm.layout import Block, Layout
 
-__all__ = ["DenseCoupling", "bounded_blocks"]
+__all__ = ["ConvCoupling", "ConvInteractions", "DenseCoupling", "DenseInteractions"]
+
+SHIFT = 2  # of a grid's places under the next one's
+LATERAL = 3  # width of the convolutions within a layer
+MARGIN = 1  # places around a grid that its rows have more
 
 
-def bounded_blocks(blocks: Float[Tensor, "groups rank levels"], margin: float) -> Float[Tensor, "groups rank levels"]:
-    """Each block scaled, where it has to be, to a spectral norm of at most sqrt(2 - margin).
-
-    The scale is that of a whole block: A_i^T A_j stays what it is but for a number, so Phi stays symmetric.
-    """
-    largest = torch.linalg.eigvalsh((blocks.mT @ blocks).double())[..., -1].to(blocks)
-    most = CURVATURE - margin
-    scale = (most / largest.clamp(min=max(most, 1e-12))).sqrt()
-    return blocks * scale.unsqueeze(-1).unsqueeze(-1)
+def column_scale(gram: Float[Tensor, "*count levels levels"], margin: float) -> Float[Tensor, "*count"]:
+    """What to multiply a block A_i by, such that |A_i|^2 <= 2 - m, given A_i^T A_i / (2 - m)."""
+    largest = torch.linalg.eigvalsh(gram.double())[..., -1]
+    return ((CURVATURE - margin) / largest.clamp(min=1.0)).sqrt().to(gram)
 
 
 class DenseCoupling:
-    """Phi = blkdiag(A^T A) - A^T A of the columns A = (A_1, ..., A_n), a block a group, each with ||A_i||^2 <= 2 - m.
-
-    Then 2 I - Phi = 2 I - blkdiag(A_i^T A_i) + A^T A >= m I, also for a part of the groups; arXiv 2307.04990, section
-    3.1, has 1 for 2, which is half of what the entropy allows (see `activation`).
+    """Phi as a matrix.
 
     Args:
-        blocks: A_i, already bounded.
+        columns: A / sqrt(2 - m), of any size.
+        layout: where the variables lie.
         margin: m.
     """
 
-    def __init__(self, blocks: Float[Tensor, "groups rank levels"], margin: float) -> None:
-        self.blocks, self.margin = blocks, margin
-        self.own = blocks.mT @ blocks  # A_i^T A_i
+    def __init__(self, columns: Float[Tensor, "rows size"], layout: Layout, margin: float) -> None:
+        self.layout, self.margin = layout, margin
+        scales = [column_scale(a.permute(1, 2, 0) @ a.permute(1, 0, 2), margin) for a in layout.grouped(columns)]
+        bounded = columns * torch.cat(
+            [s.repeat_interleave(b.levels) for s, b in zip(scales, layout.blocks, strict=True)]
+        )
+        products = bounded.mT @ bounded
+        name = layout.names(columns.device)
+        own = name.unsqueeze(-1) == name
+        self.matrix = -((products + products.mT) / 2).masked_fill(own, 0)  # to the last bit symmetric
 
-    def __call__(self, z: Float[Tensor, "*batch groups levels"]) -> Float[Tensor, "*batch groups levels"]:
-        """Phi z: every block sees the sum over all others."""
-        whole = torch.einsum("grl,...gl->...r", self.blocks, z)
-        mine = torch.einsum("gkl,...gl->...gk", self.own, z)
-        return mine - torch.einsum("grl,...r->...gl", self.blocks, whole)
+    def __call__(self, z: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
+        """Phi z."""
+        return z @ self.matrix
 
-    def matrix(self) -> Float[Tensor, "n n"]:
-        """Phi itself, for small machines."""
-        groups, _, levels = self.blocks.shape
-        columns = torch.eye(groups * levels, dtype=self.blocks.dtype, device=self.blocks.device)
-        return self(columns.reshape(-1, groups, levels)).flatten(1)
+    def rows(self, first: int, last: int) -> Float[Tensor, "rows size"]:
+        """Rows of Phi."""
+        return self.matrix[first:last]
+
+
+class DenseInteractions(nn.Module):
+    """Weak random interactions at first, within layers and between neighbours."""
+
+    allowed: Bool[Tensor, "size size"]
+
+    def __init__(self, layout: Layout, scale: float = 0.02) -> None:
+        super().__init__()
+        self.layout, sizes = layout, layout.layer_sizes()
+        layer = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        self.register_buffer("allowed", (layer - layer.unsqueeze(-1)).abs() <= 1, persistent=False)
+        self.weights = nn.Parameter(torch.randn(self.allowed.shape, dtype=torch.float32) * scale)
+
+    def coupling(self, margin: float) -> DenseCoupling:
+        """Phi, bounded."""
+        columns = self.weights * self.allowed.to(self.weights)
+        identity = torch.eye(len(columns), dtype=columns.dtype, device=columns.device)
+        return DenseCoupling(columns + identity, self.layout, margin)
+
+
+class ConvInteractions(nn.Module):
+    """Weak random convolutions within each grid and from each to the next, and weights from all of them to the label.
+
+    Rows of a grid lie one place beyond it on every side, so that every variable has all its taps, and A_i^T A_i is the
+    same at every place.
+    """
+
+    def __init__(self, layout: Layout, scale: float = 0.02) -> None:
+        super().__init__()
+        self.layout = layout
+        self.grids = [layer[0] for layer in layout.layers if layer[0].height * layer[0].width > 1]
+        width = SHIFT + 2 * MARGIN
+        self.lateral, self.upward = nn.ParameterList(), nn.ParameterList()
+        for grid in self.grids:
+            shape = (_channels(grid), _channels(grid), LATERAL, LATERAL)
+            self.lateral.append(nn.Parameter(torch.randn(shape, dtype=torch.float32) * scale))
+        for fine, coarse in zip(self.grids, self.grids[1:], strict=False):
+            shape = (_channels(coarse), _channels(fine), width, width)
+            self.upward.append(nn.Parameter(torch.randn(shape, dtype=torch.float32) * scale))
+        classes = sum(b.size for b in layout.blocks[len(self.grids) :])
+        size = sum(grid.size for grid in self.grids)
+        self.label = nn.Parameter(torch.randn(size, classes, dtype=torch.float32) * scale)
+
+    def coupling(self, margin: float) -> "ConvCoupling":
+        """Phi, bounded."""
+        return ConvCoupling(list(self.lateral), list(self.upward), self.label, self.layout, margin)
+
+
+class ConvCoupling:
+    """Phi of `ConvInteractions`: A z is computed, and A^T of that."""
+
+    def __init__(
+        self, lateral: list[Tensor], upward: list[Tensor], label: Tensor, layout: Layout, margin: float
+    ) -> None:
+        self.upward, self.label, self.layout, self.margin = upward, label, layout, margin
+        self.grids = layout.blocks[: len(lateral)]
+        self.sizes = [grid.size for grid in self.grids]
+        self.lateral, grams = [], []
+        for k, (kernel, grid) in enumerate(zip(lateral, self.grids, strict=True)):
+            identity = torch.zeros_like(kernel)
+            identity[:, :, LATERAL // 2, LATERAL // 2] = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+            self.lateral.append(kernel + identity)
+            gram = _gram(self.lateral[-1].transpose(0, 1), grid.groups)
+            grams.append(gram + _gram(upward[k - 1], grid.groups) if k else gram)
+        scales = [column_scale(g, margin) for g in grams]
+        own = [g * (s**2).unsqueeze(-1).unsqueeze(-1) for g, s in zip(grams, scales, strict=True)]
+        parts = [s.repeat_interleave(b.levels).repeat(b.height * b.width) for s, b in zip(scales, self.grids, strict=True)]
+        if label.shape[1]:
+            gram = label.mT @ label + torch.eye(label.shape[1], dtype=label.dtype, device=label.device)
+            last = column_scale(gram, margin)
+            own, parts = [*own, (gram * last**2).unsqueeze(0)], [*parts, last.expand(label.shape[1])]
+        self.own, self.scale = own, torch.cat(parts)
+
+    def __call__(self, z: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
+        """Phi z: what every variable would do to itself, less what all do together."""
+        flat = z.reshape(-1, z.shape[-1])
+        parts = [part.unflatten(1, (-1, len(own))) for part, own in zip(self.layout.grouped(flat), self.own, strict=True)]
+        mine = [torch.einsum("gkl,bpgl->bpgk", own, part).flatten(1) for part, own in zip(parts, self.own, strict=True)]
+        return (torch.cat(mine, -1) - self.scale * self._products(self.scale * flat)).reshape(z.shape)
+
+    def _products(self, flat: Tensor) -> Tensor:
+        """A^T A z, without the scales."""
+        parts, found, inner = list(flat.split(self.layout.sizes, -1)), [], []
+        pictures = [_image(part, grid) for part, grid in zip(parts, self.grids, strict=False)]
+        labelled = bool(self.label.shape[1])
+        shares = (parts[-1] @ self.label.mT).split(self.sizes, -1) if labelled else ()
+        for k, kernel in enumerate(self.lateral):
+            talk = functional.conv2d(pictures[k], kernel, padding=LATERAL // 2 + MARGIN)
+            if k < len(self.upward):
+                talk = talk + functional.conv_transpose2d(pictures[k + 1], self.upward[k], stride=SHIFT)
+            if labelled:
+                talk = talk + functional.pad(_image(shares[k], self.grids[k]), (MARGIN,) * 4)
+                inner.append(_flat(talk[..., MARGIN:-MARGIN, MARGIN:-MARGIN]))
+            back = _flat(functional.conv_transpose2d(talk, kernel, padding=LATERAL // 2 + MARGIN))
+            found.append(back + found.pop() if k else back)
+            if k < len(self.upward):
+                found.append(_flat(functional.conv2d(talk, self.upward[k], stride=SHIFT)))
+        if labelled:
+            found.append(torch.cat(inner, -1) @ self.label + parts[-1])
+        return torch.cat(found, -1)
+
+    def rows(self, first: int, last: int) -> Float[Tensor, "rows size"]:
+        """Rows of Phi."""
+        one_hot = torch.zeros(last - first, self.layout.size, dtype=self.label.dtype, device=self.label.device)
+        one_hot.diagonal(first).fill_(1)
+        return self(one_hot)
+
+
+def _channels(block: Block) -> int:
+    return block.groups * block.levels
+
+
+def _gram(columns: Float[Tensor, "channels rows height width"], groups: int) -> Float[Tensor, "groups levels levels"]:
+    """A_i^T A_i of every variable at one place."""
+    a = columns.flatten(1).unflatten(0, (groups, -1))
+    return a @ a.mT
+
+
+def _image(flat: Float[Tensor, "batch size"], block: Block) -> Float[Tensor, "batch channels height width"]:
+    return flat.unflatten(1, (block.height, block.width, -1)).permute(0, 3, 1, 2)
+
+
+def _flat(image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch size"]:
+    return image.permute(0, 2, 3, 1).flatten(1)

@@ -1,32 +1,33 @@
 """`MDBM`: a Boltzmann machine of discrete variables in which any of them may be asked given any others."""
 
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesvision.core.checks import check_count, check_inputs, columns_of
-from bayesvision.core.modules import outside_inference_mode, share, split_state
-from bayesvision.core.recipes import convert_fields, describe
-from bayesvision.core.roles import Conditionable, Exported, Log
-from bayesvision.distributions import Categorical
-from bayesvision.methods.mdbm.couplings import DenseCoupling, bounded_blocks
-from bayesvision.methods.mdbm.inference import Certificate, elbo, largest_eigenvalue, mean_field
-from bayesvision.methods.mdbm.sampling import gibbs
-from bayesvision.methods.mdbm.tasks import MaskedRows, checked_codes, loss
+from bayesvision.core.modules import outside_inference_mode
+from bayesvision.core.recipes import describe
+from bayesvision.core.roles import Exported, Log
+from bayesvision.distributions import Bar, Categorical
+from bayesvision.methods.mdbm.coding import Coding
+from bayesvision.methods.mdbm.images import ImageMDBM
+from bayesvision.methods.mdbm.inference import Certificate
+from bayesvision.methods.mdbm.machine import dense
+from bayesvision.methods.mdbm.posterior import TIGHT, MDBMPosterior
+from bayesvision.methods.mdbm.tasks import Learning, MaskedRows
 from bayesvision.training.loop import minimize
 from bayesvision.training.seeds import seeded
-from bayesvision.training.train import Train
 
-__all__ = ["MDBM", "MDBMPosterior"]
+__all__ = ["MDBM", "Imputation", "TableMDBMPosterior"]
 
-TIGHT = 1e-5  # distance to the fixed point that answers are certified to
+MOST_LEVELS = 256  # of a variable
 
 
 @dataclass(frozen=True)
-class MDBM:
+class MDBM(Learning):
     """A monotone deep Boltzmann machine of categorical variables (arXiv 2307.04990).
 
     p(x) is proportional to exp(x^T Phi x / 2 + b^T x) of one-hot visible and hidden variables. Phi is bounded such that
@@ -35,64 +36,73 @@ class MDBM:
     maximises the log-likelihood of the rest under the mean field (section 4.3).
 
     Example:
-        >>> post = bv.MDBM(hidden=(64, 32)).fit(codes)  # whole numbers, NaN where unknown
-        >>> post.condition([0, 3], [2, 1]).predict([1]).probs
+        >>> table = bv.MDBM(hidden=(64, 32)).fit(frame)  # a pandas frame with holes
+        >>> table.impute(frame).filled
+        >>> table.condition(["colour"], ["red"]).predict(["size"]).probs
 
     Args:
-        hidden: numbers of binary hidden variables, layer by layer.
-        levels: number of levels of all variables, or of each; 1 + the largest number in the data when left out.
-        rank: numbers that each pair of layers talks through.
-        margin: m of 2 I - Phi >= m I, in (0, 2]; 2 is no interaction, and 1 + m is the m of the paper.
-        observed: least and largest share of a row that training observes.
-        label: a column whose log-likelihood counts as much as that of all others together.
-        train: how to train; `train.batch` counts rows.
+        bins: into how many levels a column of numbers is cut, by its quantiles; one with as few different numbers
+            keeps them.
+        levels: number of levels of all variables, or of each, for data that are levels already; 1 + the largest number
+            in the data when left out.
+        label: a column, by name or number, whose log-likelihood counts as much as that of all others together.
+        kinds: columns whose kind is told, as ("name", "category"), "number" or "date", or "dropped".
+
+    The others are those of `Learning`.
 
     Raises:
         ValueError: a field is out of range.
     """
 
-    hidden: tuple[int, ...] = (64, 32)
+    bins: int = 8
     levels: int | tuple[int, ...] | None = None
-    rank: int = 64
-    margin: float = 0.1
-    observed: tuple[float, float] = (0.1, 0.9)
-    label: int | None = None
-    train: Train = field(default_factory=lambda: Train(batch=128))
+    label: str | int | None = None
+    kinds: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        convert_fields(self)
-        check_count("rank", self.rank)
-        for count in self.hidden:
-            check_count("hidden", count)
+        if isinstance(self.kinds, dict):
+            object.__setattr__(self, "kinds", tuple(self.kinds.items()))
+        super().__post_init__()
+        check_count("bins", self.bins, 2)
         for count in (self.levels,) if isinstance(self.levels, int) else self.levels or ():
             check_count("levels", count)
-        if not 0 < self.margin <= 2:
-            raise ValueError(f"margin must lie in (0, 2], got {self.margin}")
-        low, high = self.observed
-        if not 0 <= low <= high < 1:
-            raise ValueError(f"observed must be two shares 0 <= low <= high < 1, got {self.observed}")
+
+    @staticmethod
+    def images(shape: tuple[int, int, int], classes: int | None = None, **fields: Any) -> ImageMDBM:
+        """The recipe for images [channels, height, width], `ImageMDBM(shape, classes, **fields)`."""
+        return ImageMDBM(shape, classes, **fields)
 
     @outside_inference_mode
-    def fit(self, source: Any, log: Log | None = None) -> "MDBMPosterior":
-        """Learn from rows of whole numbers 0, 1, ... [rows, variables], an array or a frame, NaN where unknown.
+    def fit(self, source: Any, log: Log | None = None) -> "TableMDBMPosterior":
+        """Learn from a frame with holes, or from levels 0, 1, ... [rows, variables], NaN where unknown.
 
         Raises:
-            ValueError: other numbers, more levels than were told, or a label that is no column.
+            ValueError: numbers that are no levels, more levels than were told, or a label that is no column.
         """
-        codes = checked_codes(source, None, None)
-        levels = self._levels(codes)
-        if self.label is not None and not 0 <= self.label < len(levels):
-            raise ValueError(f"label must be a column from 0 to {len(levels) - 1}, got {self.label}")
-        posterior = self.untrained(levels, codes)
-        posterior.columns = columns_of(source)
-        rows = MaskedRows(codes, self)
+        coding = None
+        if columns_of(source) is not None:
+            coding = Coding.of(source, self.bins, dict(self.kinds))
+            codes, levels = coding.encode(source), coding.levels
+        else:
+            codes = _checked_codes(source, None)
+            levels = self._levels(codes)
+        posterior = self.untrained(levels, coding)
+        rows = MaskedRows(codes.float(), self, self._label(levels, coding))
+        posterior.machine.start_from(codes)
         recipe = {"method": describe(self), "levels": list(levels), "rows": len(codes)}
-        cost = minimize(posterior, loss, rows.batch, self.train, recipe, log, {"rows": self.train.steps * rows.size})
+        cost = minimize(posterior.machine, rows.loss, rows.batch, self.train, recipe, log)
         size = sum(p.numel() for p in posterior.parameters())
         posterior.metadata = {"parameters": size, "rows of data": len(codes), **cost}
-        posterior.requires_grad_(False)
-        posterior.infer()
-        return posterior
+        return posterior.ready()
+
+    def _label(self, levels: tuple[int, ...], coding: Coding | None) -> int | None:
+        names = list(coding.names) if coding else []
+        if self.label is None or self.label in names:
+            return None if self.label is None else names.index(str(self.label))
+        if isinstance(self.label, str) or not 0 <= self.label < len(levels):
+            known = names or f"0 to {len(levels) - 1}"
+            raise ValueError(f"label must be a column, {known}, got {self.label!r}")
+        return self.label
 
     def _levels(self, codes: Tensor) -> tuple[int, ...]:
         """Number of levels of each variable."""
@@ -107,228 +117,136 @@ class MDBM:
                 raise ValueError(f"levels gives variable {variable} {count}, and the data has the level {seen - 1}")
         return tuple(told)
 
-    def untrained(self, levels: tuple[int, ...], codes: Tensor | None = None) -> "MDBMPosterior":
-        """A posterior with initial weights: weak random interactions, and the frequencies of the levels in `codes`."""
+    def untrained(self, levels: tuple[int, ...], coding: Coding | None = None) -> "TableMDBMPosterior":
+        """A posterior with weak random interactions."""
         with seeded(self.train.seed):
-            posterior = MDBMPosterior(self, levels)
-        if codes is not None:
-            for i, count in enumerate(levels):
-                tally = torch.bincount(codes[~codes[:, i].isnan(), i].long(), minlength=count).float() + 0.5
-                posterior.bias.data[i, :count] = (tally / tally.sum()).log()
-        return posterior
+            machine = dense(levels, self.hidden, self.states, self.margin)
+        return TableMDBMPosterior(self, machine, coding)
 
 
-class MDBMPosterior(Conditionable):
-    """What a trained `MDBM` knows, and the variables that it has seen.
+class Imputation(NamedTuple):
+    """A table without holes, and how sure every cell is.
 
     Attributes:
-        method: the recipe.
-        levels: number of levels of each visible variable.
-        columns: their names, if the data came as a frame.
-        metadata: what training cost.
-        certificate: how near the belief is to the only fixed point.
+        filled: the rows given, binned numbers filled in by their median and other cells by their most probable value.
+        holes: which cells were filled.
+        probs: probabilities of the levels of every cell; one that was there is certain.
+        chance: of the level that was filled in, 1 where a value was there.
+        certificate: how near these marginals are to the only fixed point, for each row.
+        coding: what the levels mean; None for rows that were levels.
     """
 
-    x: Tensor | None
-    y: Tensor | None
+    filled: Any
+    holes: Bool[Tensor, "rows variables"]
+    probs: Float[Tensor, "rows variables most"]
+    chance: Float[Tensor, "rows variables"]
     certificate: Certificate
+    coding: Coding | None
 
-    def __init__(self, method: MDBM, levels: tuple[int, ...]) -> None:
-        super().__init__()
-        self.method, self.levels = method, levels
-        self.metadata: dict[str, Any] = {}
-        self.columns: tuple[str, ...] | None = None
-        sizes = (len(levels), *method.hidden)
-        counts = [*levels, *(2 for _ in range(sum(method.hidden)))]
-        layer = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-        space = torch.repeat_interleave(torch.arange(max(1, len(sizes) - 1)), method.rank)
-        exists = torch.arange(max(counts)) < torch.tensor(counts).unsqueeze(-1)
-        talks = (layer.unsqueeze(-1) == space) | (layer.unsqueeze(-1) == space + 1)
-        self.register_buffer("exists", exists, persistent=False)
-        self.register_buffer("allowed", talks.unsqueeze(-1) & exists.unsqueeze(1), persistent=False)
-        shape = (len(counts), len(space), max(counts))
-        self.blocks = nn.Parameter(torch.randn(shape, dtype=torch.float32) * 0.5 / method.rank**0.5)
-        self.bias = nn.Parameter(torch.zeros(len(counts), max(counts), dtype=torch.float32))
-        for name in ("x", "y"):
-            self.register_buffer(name, None, persistent=False)
-        self.belief = self.bias.detach()
+    def column(self, name: str | int) -> Categorical | Bar:
+        """Distribution of every cell of a column: over numbers if it was binned, else over its levels.
 
-    exists: Tensor
-    allowed: Tensor
+        Raises:
+            ValueError: no such column.
+        """
+        names = list(self.coding.names) if self.coding else list(range(self.probs.shape[1]))
+        if name not in names:
+            raise ValueError(f"name must be one of {names}, got {name!r}")
+        place = names.index(name)
+        if self.coding is not None:
+            return self.coding.law(place, self.probs[:, place])
+        return Categorical(probs=self.probs[:, place], validate_args=False)
 
-    # Inference
 
-    def coupling(self) -> DenseCoupling:
-        """Phi."""
-        kind = self.blocks.dtype
-        blocks = bounded_blocks(self.blocks * self.allowed.to(kind), self.method.margin)
-        return DenseCoupling(blocks, self.method.margin)
+class TableMDBMPosterior(MDBMPosterior):
+    """What a trained `MDBM` knows of a table, and the cells of one row that it has seen.
 
-    def logits(self) -> Float[Tensor, "groups levels"]:
-        """b, minus infinity at levels that do not exist."""
-        return self.bias.masked_fill(~self.exists, -torch.inf)
+    Attributes:
+        coding: the columns of the frame; None if it learned from levels.
+    """
 
-    def field(
-        self, codes: Float[Tensor, "*batch variables"], known: Bool[Tensor, "*batch variables"], tolerance: float
-    ) -> tuple[Float[Tensor, "*batch groups levels"], Certificate]:
-        """Mean field of all variables given the `known` ones of `codes`."""
-        coupling, bias = self.coupling(), self.logits()
-        hidden = known.new_zeros(*known.shape[:-1], len(bias) - known.shape[-1])
-        whole = torch.cat([known, hidden], -1)
-        start = bias.detach().softmax(-1).expand(*known.shape[:-1], *bias.shape).clone()
-        index = torch.where(known, codes, 0.0).long()
-        one_hot = nn.functional.one_hot(index, bias.shape[-1]).to(start)
-        visible = start[..., : len(self.levels), :]
-        start[..., : len(self.levels), :] = torch.where(known.unsqueeze(-1), one_hot, visible)
-        lipschitz = largest_eigenvalue(coupling, bias)
-        return mean_field(coupling, bias.expand(start.shape), whole, start, lipschitz, tolerance)
+    method: MDBM
 
-    def _exact(self) -> Self:
-        """The same machine in float64."""
-        return share(self).double() if self.bias.dtype != torch.float64 else self
+    def __init__(self, method: MDBM, machine: Any, coding: Coding | None) -> None:
+        super().__init__(method, machine)
+        self.coding = coding
+
+    def places(self, x: Any) -> Int[Tensor, "*batch n"]:
+        """Numbers of variables from their names, or as they are."""
+        if isinstance(x, str) or (isinstance(x, list | tuple) and any(isinstance(name, str) for name in x)):
+            names = self.coding.names if self.coding else ()
+            unknown = [name for name in x if name not in names]
+            if isinstance(x, str) or unknown:
+                raise ValueError(f"x must be a list of columns among {list(names)}, got {x!r}")
+            x = [names.index(name) for name in x]
+        return super().places(x)
+
+    def values(self, place: Tensor, y: Any) -> Float[Tensor, "*batch n"]:
+        """Levels of values as they stand in the frame; of levels, if it learned from such."""
+        if self.coding is None:
+            return super().values(place, y)
+        if not isinstance(y, list | tuple) or place.shape != (len(y),):
+            raise ValueError(f"y must be a list with one value for each of x, {place.numel()}, got {y!r}")
+        codes = [self.coding.value(int(k), v) for k, v in zip(place, y, strict=True)]
+        return torch.tensor(codes, dtype=torch.float64, device=place.device)
 
     @torch.no_grad()
-    def infer(self) -> None:
-        """Let mean field settle given what was seen, in float64."""
-        shape = self.y.shape[:-1] if self.y is not None else ()
-        codes = torch.zeros(*shape, len(self.levels), dtype=torch.float64, device=self.bias.device)
-        known = torch.zeros(codes.shape, dtype=torch.bool, device=codes.device)
-        if self.x is not None and self.y is not None:
-            codes, known = codes.scatter(-1, self.x, self.y.to(codes)), known.scatter(-1, self.x, True)
-        self.belief, self.certificate = self._exact().field(codes, known, TIGHT)
-
-    # Seeing and asking
-
-    @property
-    def rows(self) -> int:
-        """Number of variables that were seen."""
-        return 0 if self.y is None else self.y.shape[-1]
-
-    @outside_inference_mode
-    def condition(self, x: Any, y: Any) -> Self:
-        """A new posterior that has also seen the values `y` of the variables `x`.
+    def impute(self, rows: Any) -> Imputation:
+        """Distribution of every cell of `rows` given the others that are there, and the rows without holes.
 
         Args:
-            x: numbers of variables [*batch, n] or [*batch, n, 1].
-            y: their levels [*batch, n].
+            rows: a frame with the columns of training, in any order; levels [rows, variables], NaN where unknown, if
+                it learned from levels. What the posterior was conditioned on plays no part.
 
         Raises:
-            ValueError: variables or levels that do not exist, or a variable with two values.
+            ValueError: other columns than in training, levels that it did not have, or mean field did not settle.
         """
-        place = self._places(x)
-        value = check_inputs(y, name="y").to(self.bias.device)
-        value = value.squeeze(-1) if value.shape[-1:] == (1,) and value.ndim > place.ndim else value
-        value = value.reshape(place.shape) if value.numel() == place.numel() else value
-        if value.shape != place.shape:
-            raise ValueError(f"y must have a level for each of x, {tuple(place.shape)}, got {tuple(value.shape)}")
-        most = torch.tensor(self.levels, device=place.device)[place]
-        wrong = (value != value.round()) | (value < 0) | (value >= most)
-        if wrong.any():
-            at = tuple(int(i) for i in wrong.nonzero()[0])
-            raise ValueError(
-                f"y must hold levels 0 to {int(most[at]) - 1} of variable {int(place[at])}, got {float(value[at]):g}"
-            )
-        if self.x is not None and self.y is not None:
-            if place.shape[:-1] != self.x.shape[:-1]:
-                raise ValueError(
-                    f"x must have the batch axes {tuple(self.x.shape[:-1])}, got {tuple(place.shape[:-1])}"
-                )
-            place, value = torch.cat([self.x, place], -1), torch.cat([self.y.to(value), value], -1)
-        same = place.unsqueeze(-1) == place.unsqueeze(-2)
-        if (same & (value.unsqueeze(-1) != value.unsqueeze(-2))).any():
-            raise ValueError("x names a variable twice with different values")
-        new = share(self)
-        new.x, new.y = place, value.detach()
-        new.infer()
-        return new
-
-    def _places(self, x: Any) -> Int[Tensor, "*batch n"]:
-        if isinstance(x, list | tuple) and x and all(isinstance(name, str) for name in x):
-            unknown = [name for name in x if name not in (self.columns or ())]
-            if unknown:
-                raise ValueError(f"x must name variables among {list(self.columns or ())}, got {unknown}")
-            x = [(self.columns or ()).index(name) for name in x]
-        place = check_inputs(x, name="x").to(self.bias.device)
-        place = place.squeeze(-1) if place.shape[-1] == 1 else place
-        if ((place != place.round()) | (place < 0) | (place >= len(self.levels))).any():
-            raise ValueError(
-                f"x must hold numbers of variables, 0 to {len(self.levels) - 1}, got {place.flatten()[:5]}"
-            )
-        return place.long()
-
-    def predict(self, x: Any) -> Categorical:
-        """Distribution of each of the variables `x` [*batch, n]; one that was seen is what it was seen to be.
-
-        Raises:
-            ValueError: variables that do not exist.
-        """
-        place = self._places(x)
-        batch = torch.broadcast_shapes(place.shape[:-1], self.belief.shape[:-2])
-        belief = self.belief.expand(*batch, *self.belief.shape[-2:])
-        index = place.expand(*batch, place.shape[-1]).unsqueeze(-1)
-        found = belief.gather(-2, index.expand(*index.shape[:-1], belief.shape[-1]))
-        return Categorical(probs=found.clamp(min=0), validate_args=False)
-
-    @property
-    def elbo(self) -> Float[Tensor, "*batch"]:
-        """Lower bound of the log normaliser given what was seen."""
-        exact = self._exact()
-        return elbo(exact.coupling(), exact.logits(), self.belief)
-
-    def sample(self, shape: tuple[int, ...] = (), sweeps: int = 50, seed: int = 0) -> Int[Tensor, "..."]:
-        """All visible variables together, [*shape, *batch, variables], by Gibbs sampling from the mean field on."""
-        exact = self._exact()
-        known = torch.zeros(self.belief.shape[:-1], dtype=torch.bool, device=self.bias.device)
-        if self.x is not None:
-            known[..., : len(self.levels)] = known[..., : len(self.levels)].scatter(-1, self.x, True)
-        drawn = gibbs(exact.coupling(), exact.logits(), self.belief, known, shape, sweeps, seed)
-        return drawn[..., : len(self.levels)]
-
-    def impute(self, rows: Any) -> tuple[Categorical, Tensor]:
-        """Distribution of every cell of `rows` [rows, variables] given the others that are there, and the rows filled.
-
-        A cell that is there is certain. Holes are filled with the most probable level.
-
-        Raises:
-            ValueError: other columns than in training, or levels that it did not have.
-        """
-        codes = checked_codes(rows, self.levels, self.columns).to(self.bias.device)
-        known = ~codes.isnan()
-        with torch.no_grad():
-            q, certificate = self._exact().field(codes, known, TIGHT)
+        if self.coding is not None and columns_of(rows) is None:
+            raise ValueError(f"rows must be a frame with the columns {list(self.coding.names)}")
+        codes = self.coding.encode(rows) if self.coding else _checked_codes(rows, self.levels)
+        machine = self.exact()
+        q, certificate = machine.settled(codes.to(self.seen.device), TIGHT)
         if not certificate.converged.all():
             raise ValueError("mean field did not settle; train with a larger margin")
-        law = Categorical(probs=q[:, : len(self.levels)], validate_args=False)
-        return law, torch.where(known, codes, law.mode.to(codes))
-
-    # Copies and files
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)
-        self.belief = self.belief.to(self.bias.device)
-        self.certificate = Certificate(*(v.to(self.bias.device) for v in self.certificate)) if self._settled else None  # pyright: ignore[reportAttributeAccessIssue]
-        return self
-
-    @property
-    def _settled(self) -> bool:
-        return self.__dict__.get("certificate") is not None
+        probs, codes = machine.marginals(q).cpu(), codes.cpu()
+        holes = codes.isnan()
+        if self.coding is None:
+            chance, best = probs.max(-1)
+            return Imputation(torch.where(holes, best.double(), codes), holes, probs, chance, certificate, None)
+        found, chances = {}, []
+        for k, name in enumerate(self.coding.names):
+            found[name], chance = self.coding.likely(k, probs[:, k])
+            chances.append(torch.where(holes[:, k], chance, 1.0))
+        names = [str(c) for c in rows.columns]
+        gone = [rows.iloc[:, names.index(name)].isna().to_numpy() for name in self.coding.names]
+        holes = holes & torch.as_tensor(gone).mT  # a value unknown in training is no hole
+        filled = self.coding.fill(rows, found, holes.numpy())
+        return Imputation(filled, holes, probs, torch.stack(chances, -1), certificate, self.coding)
 
     def export(self) -> Exported:
-        """Weights, the variables seen, and the numbers of levels."""
-        weights, exact = split_state(self)
-        seen = {name: value for name in ("x", "y") if (value := getattr(self, name)) is not None}
-        header = {"metadata": self.metadata, "levels": list(self.levels), "columns": self.columns}
-        return Exported(weights, exact | seen, header)
+        """Weights, what was seen, and what the levels mean."""
+        weights, exact, header = super().export()
+        coding = self.coding.to_json() if self.coding else None
+        return Exported(weights, exact, header | {"levels": list(self.levels), "coding": coding})
 
     @classmethod
-    def restore(cls, method: MDBM, tensors: dict[str, Tensor], header: dict[str, Any]) -> "MDBMPosterior":
+    def restore(cls, method: MDBM, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
         """The posterior that `export` described."""
-        posterior = method.untrained(tuple(header["levels"]))
-        posterior.x, posterior.y = tensors.pop("x", None), tensors.pop("y", None)
-        posterior.to(tensors["blocks"].dtype)
-        posterior.load_state_dict(tensors)
-        posterior.metadata = header["metadata"]
-        posterior.columns = tuple(header["columns"]) if header["columns"] else None
-        posterior.requires_grad_(False).eval()
-        posterior.infer()
-        return posterior
+        coding = Coding.from_json(header["coding"]) if header["coding"] else None
+        posterior: Any = method.untrained(tuple(header["levels"]), coding)
+        return posterior.restored(tensors, header)
+
+
+def _checked_codes(rows: Any, levels: tuple[int, ...] | None) -> Tensor:
+    """Whole numbers [rows, variables] in float64, NaN where unknown."""
+    codes = check_inputs(rows, None if levels is None else len(levels), name="rows", missing=True).double()
+    there = torch.where(codes.isnan(), 0.0, codes)
+    top = torch.tensor([MOST_LEVELS] * codes.shape[-1] if levels is None else levels, device=codes.device)
+    wrong = (there != there.round()) | (there < 0) | (there >= top)
+    if wrong.any():
+        row, column = (int(i) for i in wrong.nonzero()[0])
+        raise ValueError(
+            f"rows must hold levels 0 to {int(top[column]) - 1} of variable {column} as whole numbers, "
+            f"got {float(codes[row, column]):g} in row {row}; give a frame for other values"
+        )
+    return codes

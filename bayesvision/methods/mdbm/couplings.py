@@ -63,9 +63,10 @@ class DenseInteractions(nn.Module):
 
     allowed: Bool[Tensor, "size size"]
 
-    def __init__(self, layout: Layout, scale: float = 0.02) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
         self.layout, sizes = layout, layout.layer_sizes()
+        scale = 0.1 / layout.size**0.5
         layer = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
         self.register_buffer("allowed", (layer - layer.unsqueeze(-1)).abs() <= 1, persistent=False)
         self.weights = nn.Parameter(torch.randn(self.allowed.shape, dtype=torch.float32) * scale)

@@ -28,8 +28,9 @@ __all__ = ["Completion", "ImageMDBM", "ImageMDBMPosterior"]
 class ImageMDBM(Learning):
     """A monotone deep Boltzmann machine of the grey levels of images and their class (arXiv 2307.04990, section 4).
 
-    Every hidden layer has half the height and width of the one before; neighbours are coupled by convolutions, and the
-    last layer with the class by all its variables. Half of the masks in training are rectangles.
+    Every hidden layer has half the height and width of the one before; pixels and hidden variables are coupled by
+    convolutions, and each of them with the class. Without hidden layers every pixel is coupled with every other, which
+    is better and faster for small images. Half of the masks in training are rectangles.
 
     Example:
         >>> post = bv.MDBM.images(shape=(1, 28, 28), classes=10).fit(train_loader)
@@ -40,6 +41,7 @@ class ImageMDBM(Learning):
         shape: channels, height and width.
         classes: number of classes; None for images without.
         grey: levels of a pixel, from 0 to 1.
+        hidden: numbers of hidden variables at each place, layer by layer.
 
     The others are those of `Learning`.
 
@@ -51,7 +53,7 @@ class ImageMDBM(Learning):
     classes: int | None = None
     grey: int = 8
     hidden: tuple[int, ...] = (10, 20)
-    states: int = 4
+    states: int = 2
     observed: tuple[float, float] = (0.05, 1.0)
     train: Train = field(default_factory=lambda: Train(steps=4_000, batch=64, lr=1e-2))
 
@@ -62,8 +64,6 @@ class ImageMDBM(Learning):
         check_count("grey", self.grey, 2)
         if self.classes is not None:
             check_count("classes", self.classes, 2)
-        if not self.hidden:
-            raise ValueError("hidden must hold at least one layer for images")
         if any(size % 2 ** len(self.hidden) for size in self.shape[1:]):
             raise ValueError(
                 f"shape must have a height and width that {len(self.hidden)} hidden layers can halve, multiples of "

@@ -123,8 +123,11 @@ def images(
 ) -> Machine:
     """A machine of pixels [channels, height, width] in that order, and the class as the last variable.
 
-    Each hidden layer has half the height and width of the one before.
+    Each hidden layer has half the height and width of the one before; without any, all pixels are coupled.
     """
+    if not hidden:
+        pixels = (grey,) * (shape[0] * shape[1] * shape[2])
+        return dense(pixels if classes is None else (*pixels, classes), hidden, states, margin)
     channels, height, width = shape
     grids = [Block(height, width, channels, grey)]
     for count in hidden:

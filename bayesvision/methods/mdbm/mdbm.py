@@ -69,8 +69,8 @@ class MDBM(Learning):
 
     @staticmethod
     def images(shape: tuple[int, int, int], classes: int | None = None, **fields: Any) -> ImageMDBM:
-        """The recipe for images [channels, height, width], `ImageMDBM(shape, classes, **fields)`."""
-        return ImageMDBM(shape, classes, **fields)
+        """The recipe for images [channels, height, width], `ImageMDBM(shape=shape, classes=classes, **fields)`."""
+        return ImageMDBM(shape=shape, classes=classes, **fields)
 
     @outside_inference_mode
     def fit(self, source: Any, log: Log | None = None) -> "TableMDBMPosterior":

@@ -39,9 +39,9 @@ class Learning:
         train: how to train; `train.batch` counts rows.
     """
 
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: tuple[int, ...] = ()
     states: int = 2
-    margin: float = 0.1
+    margin: float = 0.05
     observed: tuple[float, float] = (0.1, 0.9)
     objective: Literal["conditional", "variational"] = "conditional"
     focal: float = 0.0

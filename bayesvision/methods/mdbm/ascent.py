@@ -1,14 +1,14 @@
 """The solver of mean field: accelerated proximal ascent to the only maximum, with a certificate.
 
-Mean field maximises E(z) = z^T Phi z / 2 + b^T z + H(z) over a product of simplices. The negative entropy is 2-strongly
-convex there: where sum v = 0, sum v^2 / z >= (sum |v|)^2 >= 2 |v|^2. So with no eigenvalue of Phi above 2 - m, E is m-strongly concave
-and has one maximum, the one solution of z_i = softmax((Phi z + b)_i). (arXiv 2307.04990, eq. 16, takes the negative
-entropy for 1-strongly convex, and bounds the interactions by half of this.)
+Mean field maximises E(z) = z^T Phi z / 2 + b^T z + H(z) over a product of simplices. Interactions are such that
+-d^2 E >= m |v|^2 along them (see `couplings`), so E has one maximum, the one solution of z_i = softmax((Phi z + b)_i).
+The negative entropy alone has 2: where sum v = 0, sum v^2 / z >= (sum |v|)^2 >= 2 |v|^2.
 
 A step theta <- (lambda theta + Phi z + b) / (lambda + 1) of the logits, z = softmax(theta), is proximal ascent with the
 entropy as distance: E rises by it if 2 lambda is at least the largest eigenvalue of -Phi, since |v|^2 <= KL (Lu, Freund
-and Nesterov 2018). lambda = 0 is plain parallel mean field, which need not converge. The paper's proximal step is that
-of the squared distance, and needs Newton's method for every variable; here every step is a softmax.
+and Nesterov 2018). lambda = 0 is plain parallel mean field, which need not converge. The proximal step of arXiv
+2307.04990, section 3.2, is that of the squared distance, and needs Newton's method for every variable; here every step
+is a softmax.
 
 With t = softmax(Phi z + b), the gradient of E at t is Phi (t - z) along the simplices, so |t - q| <= |Phi (t - z)| / m.
 """
@@ -32,9 +32,10 @@ BOLD = 4.0  # an accelerated step is about so much longer than one that is known
 
 @runtime_checkable
 class Coupling(Protocol):
-    """Symmetric interactions Phi between one-hot variables, centred over the levels of each."""
+    """Symmetric interactions Phi between one-hot variables, whose largest eigenvalue is at most `most`."""
 
     layout: Layout
+    most: Tensor
 
     def __call__(self, z: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
         """Phi z."""
@@ -46,16 +47,11 @@ class Coupling(Protocol):
 
 
 class Bounded(NamedTuple):
-    """Interactions, the largest eigenvalue of Phi, which is below 2, and that of -Phi."""
+    """Interactions Phi, the m with which E is strongly concave, and the largest eigenvalue of -Phi."""
 
     coupling: Coupling
-    largest: float
+    margin: float
     opposite: float
-
-    @property
-    def margin(self) -> float:
-        """m of 2 - Phi >= m."""
-        return CURVATURE - self.largest
 
 
 class Steps(NamedTuple):

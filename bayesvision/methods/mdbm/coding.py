@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Coding"]
 
+FEW = 8  # different numbers of a column that keeps them
+
 
 @dataclass(frozen=True)
 class Coding:
@@ -46,7 +48,7 @@ class Coding:
             if np.isinf(there).any():
                 raise ValueError(f"column {column.name!r} must hold finite numbers; leave infinite ones out")
             different = np.unique(there)
-            few = column.kind != "category" and len(different) <= bins
+            few = column.kind != "category" and len(different) <= FEW
             many = column.kind != "category" and not few
             values.append(tuple(different.tolist()) if few else None)
             borders.append(tuple(Bar.borders_of(torch.as_tensor(there), bins).tolist()) if many else None)
@@ -64,6 +66,11 @@ class Coding:
         for column, values, borders in zip(self.columns.kept, self.values, self.borders, strict=True):
             found.append(len(values) if values else len(borders) - 1 if borders else len(column.levels))
         return tuple(found)
+
+    @property
+    def ordered(self) -> tuple[bool, ...]:
+        """Which columns kept hold numbers."""
+        return tuple(column.kind != "category" for column in self.columns.kept)
 
     def encode(self, frame: "pandas.DataFrame") -> Float[Tensor, "rows variables"]:
         """Levels of the columns kept, NaN where a value is missing, or a category that was not there in training.

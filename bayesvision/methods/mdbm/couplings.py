@@ -1,11 +1,15 @@
 """Interactions of a monotone Boltzmann machine: symmetric, and bounded so that mean field has one fixed point.
 
-Mean field is unique where the largest eigenvalue of Phi is at most 2 - m (see `ascent`). With Phi = blkdiag(A^T A) -
-A^T A and a block A_i of columns for each variable (arXiv 2307.04990, section 3.1) that is so if |A_i|^2 <= 2 - m, there
-1 - m. These are all such Phi: for any with eigenvalues up to 2 - m and no blocks on its diagonal, A = (2 - m -
-Phi)^(1/2) has the blocks A_i^T A_i = 2 - m. So every variable has a bound of its own, and A must be square for it to be
-no loss: with fewer rows all variables repel one another. It starts as the identity, which couples nothing. A block is
-scaled as a whole, on both sides alike, so Phi stays symmetric.
+Phi = blkdiag(A^T A) - A^T A of the columns A = (A_1, ..., A_n), a block a variable (arXiv 2307.04990, section 3.1). For
+v along the simplices v^T Phi v <= sum_i |A_i v_i|^2, and with a_l the columns of A_i, any unit vector u and f = A_i^T u,
+(f^T v)^2 <= Var_z(f) sum_l v_l^2 / z_l. The variance of f over its levels is at most a quarter of its range squared, and
+so |A_i v|^2 <= D_i^2 / 4 sum v^2 / z, where D_i = max |a_k - a_l| is the diameter of the block. Where D_i^2 <= 4 - 2 m,
+-d^2 E >= m / 2 sum v^2 / z >= m |v|^2: E is concave as `ascent` needs it. The bound of a block is exact (z half on each of
+two levels); the paper's, |A_i|^2 <= 1 - m, implies it, and so does twice that, which the curvature of the entropy
+allows; but levels in an order, or with few features, may have a norm that is many times larger.
+
+A is square, since with few rows all variables repel one another; it starts as the identity, which couples nothing. A block is centred over its levels, which changes biases only, and scaled as a whole, on
+both sides alike, so Phi stays symmetric.
 """
 
 import torch
@@ -18,19 +22,28 @@ from bayesvision.methods.mdbm.layout import Block, Layout
 
 __all__ = ["ConvCoupling", "ConvInteractions", "DenseCoupling", "DenseInteractions"]
 
+DEGREE = 3  # of the columns of levels in an order
 SHIFT = 2  # of a grid's places under the next one's
 LATERAL = 3  # width of the convolutions within a layer
 MARGIN = 1  # places around a grid that its rows have more
 
 
 def column_scale(gram: Float[Tensor, "*count levels levels"], margin: float) -> Float[Tensor, "*count"]:
-    """What to multiply a block A_i by, such that |A_i|^2 <= 2 - m, given A_i^T A_i / (2 - m)."""
-    largest = torch.linalg.eigvalsh(gram.double())[..., -1]
-    return ((CURVATURE - margin) / largest.clamp(min=1.0)).sqrt().to(gram)
+    """What to multiply a block A_i by, such that D_i^2 <= 4 - 2 m, given A_i^T A_i / (2 - m)."""
+    size = gram.diagonal(dim1=-2, dim2=-1)
+    diameter = (size.unsqueeze(-1) + size.unsqueeze(-2) - 2 * gram).flatten(-2).amax(-1)
+    return ((CURVATURE - margin) / (diameter / 2).clamp(min=1.0)).sqrt()
+
+
+def polynomials(levels: int) -> Float[Tensor, "levels levels"]:
+    """The projection onto polynomials of a low degree in the level."""
+    x = torch.linspace(-1, 1, levels, dtype=torch.float64).unsqueeze(-1)
+    basis, _ = torch.linalg.qr(x ** torch.arange(min(levels, DEGREE + 1)))
+    return basis @ basis.mT
 
 
 class DenseCoupling:
-    """Phi as a matrix.
+    """Phi as a matrix; `most` is at least its largest eigenvalue.
 
     Args:
         columns: A / sqrt(2 - m), of any size.
@@ -39,11 +52,12 @@ class DenseCoupling:
     """
 
     def __init__(self, columns: Float[Tensor, "rows size"], layout: Layout, margin: float) -> None:
-        self.layout, self.margin = layout, margin
+        self.layout, columns = layout, layout.centered(columns)
         scales = [column_scale(a.permute(1, 2, 0) @ a.permute(1, 0, 2), margin) for a in layout.grouped(columns)]
         bounded = columns * torch.cat(
             [s.repeat_interleave(b.levels) for s, b in zip(scales, layout.blocks, strict=True)]
         )
+        self.most = layout.sums(bounded.square().sum(0)).amax()
         products = bounded.mT @ bounded
         name = layout.names(columns.device)
         own = name.unsqueeze(-1) == name
@@ -59,12 +73,25 @@ class DenseCoupling:
 
 
 class DenseInteractions(nn.Module):
-    """Weak random interactions at first, within layers and between neighbours."""
+    """Weak random interactions at first, within layers and between neighbours.
+
+    Args:
+        layout: where the variables lie.
+        ordered: variables, in the order of the layout, whose levels have an order. Their columns are polynomials of
+            degree 3 in the level: a few numbers are learned for each, however many levels there are.
+    """
 
     allowed: Bool[Tensor, "size size"]
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, ordered: tuple[bool, ...]) -> None:
         super().__init__()
+        first = 0
+        for k, block in enumerate(layout.blocks):
+            smooth = torch.tensor(ordered[first : first + block.count]).unsqueeze(-1).unsqueeze(-1)
+            free = torch.eye(block.levels, dtype=torch.float64)
+            kept = torch.where(smooth, polynomials(block.levels), free).to(torch.float32)
+            self.register_buffer(f"kept{k}", kept, persistent=False)
+            first += block.count
         self.layout, sizes = layout, layout.layer_sizes()
         scale = 0.1 / layout.size**0.5
         layer = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
@@ -74,8 +101,12 @@ class DenseInteractions(nn.Module):
     def coupling(self, margin: float) -> DenseCoupling:
         """Phi, bounded."""
         columns = self.weights * self.allowed.to(self.weights)
-        identity = torch.eye(len(columns), dtype=columns.dtype, device=columns.device)
-        return DenseCoupling(columns + identity, self.layout, margin)
+        columns = columns + torch.eye(len(columns), dtype=columns.dtype, device=columns.device)
+        parts = [
+            torch.einsum("rgk,gkl->rgl", part, getattr(self, f"kept{k}").to(part)).flatten(1)
+            for k, part in enumerate(self.layout.grouped(columns))
+        ]
+        return DenseCoupling(torch.cat(parts, -1), self.layout, margin)
 
 
 class ConvInteractions(nn.Module):
@@ -112,24 +143,28 @@ class ConvCoupling:
     def __init__(
         self, lateral: list[Tensor], upward: list[Tensor], label: Tensor, layout: Layout, margin: float
     ) -> None:
-        self.upward, self.label, self.layout, self.margin = upward, label, layout, margin
-        self.grids = layout.blocks[: len(lateral)]
+        self.layout, self.grids = layout, layout.blocks[: len(lateral)]
+        self.upward = [_centred(u, 0, g.levels) for u, g in zip(upward, self.grids[1:], strict=True)]
+        self.label = label - label.mean(1, keepdim=True) if label.shape[1] else label
         self.sizes = [grid.size for grid in self.grids]
         self.lateral, grams = [], []
         for k, (kernel, grid) in enumerate(zip(lateral, self.grids, strict=True)):
             identity = torch.zeros_like(kernel)
             identity[:, :, LATERAL // 2, LATERAL // 2] = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-            self.lateral.append(kernel + identity)
+            self.lateral.append(_centred(kernel + identity, 1, grid.levels))
             gram = _gram(self.lateral[-1].transpose(0, 1), grid.groups)
-            grams.append(gram + _gram(upward[k - 1], grid.groups) if k else gram)
+            grams.append(gram + _gram(self.upward[k - 1], grid.groups) if k else gram)
         scales = [column_scale(g, margin) for g in grams]
         own = [g * (s**2).unsqueeze(-1).unsqueeze(-1) for g, s in zip(grams, scales, strict=True)]
         parts = [s.repeat_interleave(b.levels).repeat(b.height * b.width) for s, b in zip(scales, self.grids, strict=True)]
         if label.shape[1]:
-            gram = label.mT @ label + torch.eye(label.shape[1], dtype=label.dtype, device=label.device)
+            classes = label.shape[1]
+            self.own_label = torch.eye(classes, dtype=label.dtype, device=label.device) - 1 / classes
+            gram = self.label.mT @ self.label + self.own_label
             last = column_scale(gram, margin)
             own, parts = [*own, (gram * last**2).unsqueeze(0)], [*parts, last.expand(label.shape[1])]
         self.own, self.scale = own, torch.cat(parts)
+        self.most = torch.stack([o.diagonal(dim1=-2, dim2=-1).sum(-1).amax() for o in own]).amax()
 
     def __call__(self, z: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
         """Phi z: what every variable would do to itself, less what all do together."""
@@ -156,7 +191,7 @@ class ConvCoupling:
             if k < len(self.upward):
                 found.append(_flat(functional.conv2d(talk, self.upward[k], stride=SHIFT)))
         if labelled:
-            found.append(torch.cat(inner, -1) @ self.label + parts[-1])
+            found.append(torch.cat(inner, -1) @ self.label + parts[-1] @ self.own_label)
         return torch.cat(found, -1)
 
     def rows(self, first: int, last: int) -> Float[Tensor, "rows size"]:
@@ -164,6 +199,12 @@ class ConvCoupling:
         one_hot = torch.zeros(last - first, self.layout.size, dtype=self.label.dtype, device=self.label.device)
         one_hot.diagonal(first).fill_(1)
         return self(one_hot)
+
+
+def _centred(weights: Tensor, axis: int, levels: int) -> Tensor:
+    """Less the mean over the levels of each variable along an axis of channels."""
+    cells = weights.unflatten(axis, (-1, levels))
+    return (cells - cells.mean(axis + 1, keepdim=True)).flatten(axis, axis + 1)
 
 
 def _channels(block: Block) -> int:

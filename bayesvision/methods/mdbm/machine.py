@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bayesvision.methods.mdbm.ascent import CURVATURE, Bounded
+from bayesvision.methods.mdbm.ascent import Bounded
 from bayesvision.methods.mdbm.couplings import ConvInteractions, DenseInteractions
 from bayesvision.methods.mdbm.inference import Certificate, Exactness, mean_field
 from bayesvision.methods.mdbm.layout import Block, Layout
@@ -13,7 +13,7 @@ from bayesvision.training.seeds import generator
 __all__ = ["Machine", "dense", "images"]
 
 PART = 256  # problems that are solved at once
-STEPS = 20  # of power iteration
+STEPS = 30  # of power iteration
 SAFE = 1.05  # of an eigenvalue after them
 
 
@@ -25,7 +25,7 @@ class Machine(nn.Module):
         interactions: of all variables.
         offsets: where the levels of each visible variable begin in the layout.
         levels: number of levels of each visible variable.
-        margin: m, by which every eigenvalue of Phi is below 2.
+        margin: m, with which mean field is strongly concave.
     """
 
     variable: Int[Tensor, " size"]
@@ -64,9 +64,9 @@ class Machine(nn.Module):
             value = 0.0
             for _ in range(STEPS):
                 v = v / v.norm()
-                v = CURVATURE * v - coupling(v)  # no eigenvalue of 2 - Phi is negative
-            value = float(v.norm()) - CURVATURE
-        return Bounded(coupling, CURVATURE - self.margin, SAFE * max(value, 0.0))
+                v = coupling.most * v - coupling(v)
+            value = float(v.norm() - coupling.most)
+        return Bounded(coupling, self.margin, SAFE * max(value, 0.0))
 
     def clamped(self, codes: Float[Tensor, "*batch variables"]) -> tuple[Tensor, Tensor]:
         """Which entries [*batch, size] are free, and what the others are, given levels, NaN where unknown."""
@@ -101,16 +101,19 @@ class Machine(nn.Module):
             self.bias.data[entries[:count]] = (tally / tally.sum()).log().to(self.bias)
 
 
-def dense(levels: tuple[int, ...], hidden: tuple[int, ...], states: int, margin: float) -> Machine:
+def dense(
+    levels: tuple[int, ...], ordered: tuple[bool, ...], hidden: tuple[int, ...], states: int, margin: float
+) -> Machine:
     """A machine of visible variables with any numbers of levels and layers of hidden ones, all of them coupled."""
     kinds = sorted(set(levels))
     visible = tuple(Block(1, 1, levels.count(kind), kind) for kind in kinds)
     layout = Layout((visible, *((Block(1, 1, count, states),) for count in hidden)))
     order = sorted(range(len(levels)), key=lambda v: levels[v])
+    smooth = (*(ordered[v] for v in order), *(False for _ in range(sum(hidden))))
     offsets = torch.zeros(len(levels), dtype=torch.long)
     widths = torch.tensor([levels[v] for v in order])
     offsets[torch.tensor(order)] = widths.cumsum(0) - widths
-    return Machine(DenseInteractions(layout), offsets, levels, margin)
+    return Machine(DenseInteractions(layout, smooth), offsets, levels, margin)
 
 
 def images(
@@ -127,7 +130,10 @@ def images(
     """
     if not hidden:
         pixels = (grey,) * (shape[0] * shape[1] * shape[2])
-        return dense(pixels if classes is None else (*pixels, classes), hidden, states, margin)
+        ordered = (True,) * len(pixels)
+        if classes is not None:
+            pixels, ordered = (*pixels, classes), (*ordered, False)
+        return dense(pixels, ordered, hidden, states, margin)
     channels, height, width = shape
     grids = [Block(height, width, channels, grey)]
     for count in hidden:

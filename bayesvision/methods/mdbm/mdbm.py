@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -41,8 +42,8 @@ class MDBM(Learning):
         >>> table.condition(["colour"], ["red"]).predict(["size"]).probs
 
     Args:
-        bins: into how many levels a column of numbers is cut, by its quantiles; one with as few different numbers
-            keeps them.
+        bins: into how many levels a column of numbers is cut, by its quantiles; one with at most 8 different
+            numbers keeps them.
         levels: number of levels of all variables, or of each, for data that are levels already; 1 + the largest number
             in the data when left out.
         label: a column, by name or number, whose log-likelihood counts as much as that of all others together.
@@ -54,7 +55,7 @@ class MDBM(Learning):
         ValueError: a field is out of range.
     """
 
-    bins: int = 8
+    bins: int = 32
     levels: int | tuple[int, ...] | None = None
     label: str | int | None = None
     kinds: tuple[tuple[str, str], ...] = ()
@@ -120,7 +121,8 @@ class MDBM(Learning):
     def untrained(self, levels: tuple[int, ...], coding: Coding | None = None) -> "TableMDBMPosterior":
         """A posterior with weak random interactions."""
         with seeded(self.train.seed):
-            machine = dense(levels, self.hidden, self.states, self.margin)
+            ordered = coding.ordered if coding else (False,) * len(levels)
+            machine = dense(levels, ordered, self.hidden, self.states, self.margin)
         return TableMDBMPosterior(self, machine, coding)
 
 
@@ -219,7 +221,7 @@ class TableMDBMPosterior(MDBMPosterior):
             chances.append(torch.where(holes[:, k], chance, 1.0))
         names = [str(c) for c in rows.columns]
         gone = [rows.iloc[:, names.index(name)].isna().to_numpy() for name in self.coding.names]
-        holes = holes & torch.as_tensor(gone).mT  # a value unknown in training is no hole
+        holes = holes & torch.as_tensor(np.array(gone)).mT  # a value unknown in training is no hole
         filled = self.coding.fill(rows, found, holes.numpy())
         return Imputation(filled, holes, probs, torch.stack(chances, -1), certificate, self.coding)
 

@@ -29,8 +29,8 @@ class Learning:
     Args:
         hidden: numbers of hidden variables, layer by layer.
         states: levels of each of them.
-        margin: m, by which every eigenvalue of Phi is below 2, in (0, 2]; 2 is no interaction, and 1 + m is the m of
-            the paper.
+        margin: m of the strong concavity of mean field, in (0, 2]; 2 is no interaction, and 1 + m is the m of the
+            paper.
         observed: least and largest share of a row that training observes.
         objective: `conditional`, the log-likelihood of what is not observed under the mean field (section 4.3), or
             `variational`, the mean-field bound of the log-likelihood of whole rows less that of the normaliser.
@@ -46,7 +46,7 @@ class Learning:
     objective: Literal["conditional", "variational"] = "conditional"
     focal: float = 0.0
     balanced: bool = False
-    train: Train = field(default_factory=lambda: Train(steps=2_000, batch=128, lr=1e-2))
+    train: Train = field(default_factory=lambda: Train(steps=500, batch=128, lr=1e-2))
 
     def __post_init__(self) -> None:
         convert_fields(self)

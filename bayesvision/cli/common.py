@@ -1,4 +1,4 @@
-"""What the commands share: how they fail, wait, and show tables."""
+"""What the commands share: how they fail, wait, log a training, and show tables."""
 
 import contextlib
 import signal
@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-__all__ = ["FILE", "Command", "check_output", "show", "timed", "waiting"]
+__all__ = ["FILE", "Command", "check_output", "show", "timed", "training_log", "waiting"]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -103,3 +103,53 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     with torch.no_grad():
         predictive = work()
     return predictive, time.perf_counter() - start
+
+
+class _Bar:
+    """A progress bar that takes a training log."""
+
+    def __init__(self, progress: Any, steps: int) -> None:
+        self.progress, self.task = progress, progress.add_task("training", total=steps, loss=float("nan"))
+
+    def log(self, metrics: dict[str, float], step: int, /) -> None:
+        self.progress.update(self.task, completed=step, loss=metrics["loss"])
+
+
+class _Both:
+    """Hands a training log on to several."""
+
+    def __init__(self, *logs: Any) -> None:
+        self.logs = logs
+
+    def log(self, metrics: dict[str, float], step: int, /) -> None:
+        for log in self.logs:
+            log.log(metrics, step)
+
+
+@contextlib.contextmanager
+def training_log(path: Path | None, steps: int) -> Iterator[Any]:
+    """A progress bar for `steps` of training that takes its log, which is also appended to `path`."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from bayesvision.training.loggers import JsonLines
+
+    parts = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    ]
+    with Progress(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+        if path is None:
+            yield _Bar(progress, steps)
+            return
+        with contextlib.closing(JsonLines(path)) as lines:
+            yield _Both(_Bar(progress, steps), lines)

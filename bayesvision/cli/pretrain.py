@@ -1,64 +1,13 @@
 """`bayesvision pretrain`: from a recipe to a checkpoint."""
 
 import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, check_output
+from bayesvision.cli.common import FILE, Command, check_output, training_log
 
 __all__ = ["pretrain"]
-
-
-class _Bar:
-    """A progress bar that takes a training log."""
-
-    def __init__(self, progress: Any, steps: int) -> None:
-        self.progress, self.task = progress, progress.add_task("training", total=steps, loss=float("nan"))
-
-    def log(self, metrics: dict[str, float], step: int, /) -> None:
-        self.progress.update(self.task, completed=step, loss=metrics["loss"])
-
-
-class _Both:
-    """Hands a training log on to several."""
-
-    def __init__(self, *logs: Any) -> None:
-        self.logs = logs
-
-    def log(self, metrics: dict[str, float], step: int, /) -> None:
-        for log in self.logs:
-            log.log(metrics, step)
-
-
-@contextlib.contextmanager
-def _training_log(path: Path | None, steps: int) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from bayesvision.training.loggers import JsonLines
-
-    parts = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-    ]
-    with Progress(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-        if path is None:
-            yield _Bar(progress, steps)
-            return
-        with contextlib.closing(JsonLines(path)) as lines:
-            yield _Both(_Bar(progress, steps), lines)
 
 
 @click.command(cls=Command)
@@ -89,7 +38,7 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, start: Pat
         raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
     method = plan.build(checkpoint_dir=str(folder))
     first = int(os.environ.get("RANK", 0)) == 0
-    with _training_log(log, method.train.steps) if first else contextlib.nullcontext() as progress:
+    with training_log(log, method.train.steps) if first else contextlib.nullcontext() as progress:
         posterior = method.fit(plan.prior, progress)
     if first:
         bv.save(posterior, out, torch.float16 if half else None)

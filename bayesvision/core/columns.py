@@ -209,7 +209,9 @@ def _encoded(column: Column, series: "pandas.Series") -> np.ndarray:
         text = series.astype(object).where(series.notna(), None)
         return np.array([np.nan if v is None else codes.get(str(v).strip(), np.nan) for v in text], dtype=float)
     if column.kind == "date":
-        dates = series if pd.api.types.is_datetime64_any_dtype(series) else _dates(series.astype(str).str.strip())
+        dates = series
+        if not pd.api.types.is_datetime64_any_dtype(series):  # of missing cells the text would be none of a date
+            dates = _dates(series.dropna().astype(str).str.strip()).reindex(series.index)
         dates = dates.dt.tz_convert(None) if getattr(dates.dt, "tz", None) is not None else dates
         days: pd.Series = (dates - pd.Timestamp("1970-01-01")).dt.total_seconds() / DAY
         return days.to_numpy(dtype=np.float64)

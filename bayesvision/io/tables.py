@@ -190,9 +190,15 @@ def is_number(text: str) -> bool:
 
 
 def write_csv(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-    """Write named columns, numbers with nine significant digits, text and whole numbers as they are."""
+    """Write named columns, numbers with nine significant digits, text and whole numbers as they are, no value as none."""
+
+    def cell(value: Any) -> Any:
+        if value is None or value != value:
+            return ""
+        return f"{value:.9g}" if isinstance(value, float | np.floating) else value
+
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         for row in zip(*columns.values(), strict=True):
-            writer.writerow([value if isinstance(value, str | int | np.integer) else f"{value:.9g}" for value in row])
+            writer.writerow([cell(value) for value in row])

@@ -7,6 +7,8 @@ from bayesvision.plots.beliefs import belief as belief
 from bayesvision.plots.classes import class_shares as class_shares
 from bayesvision.plots.classes import reliability_diagram as reliability_diagram
 from bayesvision.plots.classes import true_class_probabilities as true_class_probabilities
+from bayesvision.plots.completions import completions as completions
+from bayesvision.plots.completions import holes as holes
 from bayesvision.plots.curves import curve_fan as curve_fan
 from bayesvision.plots.maps import sparsification_curve as sparsification_curve
 from bayesvision.plots.maps import uncertainty_maps as uncertainty_maps

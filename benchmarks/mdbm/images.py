@@ -125,7 +125,8 @@ def network(convolutional: bool, parameters: int, x: Tensor, y: Tensor, steps: i
     while sum(p.numel() for p in Masked(convolutional, width + 4).parameters()) <= parameters:
         width += 4
     model = Masked(convolutional, width)
-    method = bv.MDBM.images((1, SIDE, SIDE), 10, grey=GREY, train=bv.Train(steps=steps, batch=64))
+    train = bv.Train(steps=steps, batch=64)
+    method = bv.MDBM.images((1, SIDE, SIDE), 10, grey=GREY, hidden=(), train=train)
     codes = torch.cat([(x * (GREY - 1)).round().flatten(1), y.float().unsqueeze(1)], 1)
     rows = MaskedRows(codes, method, SIDE**2, (SIDE, SIDE))
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)

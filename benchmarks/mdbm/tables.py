@@ -90,7 +90,20 @@ def by_machine(frame: pd.DataFrame, kinds: list[bool], **fields: Any) -> dict[st
     done = bv.MDBM(kinds=tuple(told.items()), **fields).fit(frame).impute(frame)
     assert done.coding is not None
     names = {column.name: column.levels for column in done.coding.columns.kept}
-    return {n: (names[n], done.column(n).probs.numpy()) if told[n] == "category" else done.column(n) for n in told}
+    found: dict[str, Any] = {}
+    for name, kind in told.items():
+        if name not in names or name not in done.coding.names:  # one value is left of it
+            found[name] = (list(frame[name].dropna().unique()), np.ones((len(frame), 1)))
+        else:
+            law = done.column(name)
+            found[name] = (names[name], law.probs.numpy()) if isinstance(law, bv.distributions.Categorical) else law
+    assert kind_fits(found, told)
+    return found
+
+
+def kind_fits(found: dict[str, Any], told: dict[str, str]) -> bool:
+    """Whether numbers got densities and categories probabilities."""
+    return all(isinstance(law, tuple) == (told[name] == "category") for name, law in found.items())
 
 
 def by_marginals(frame: pd.DataFrame, kinds: list[bool]) -> dict[str, Any]:
@@ -130,7 +143,7 @@ def _points(frame: pd.DataFrame, whole: pd.DataFrame, kinds: list[bool], make: A
     for name, category in zip(frame.columns, kinds, strict=True):
         if category:
             levels = sorted(whole[name].dropna().unique())
-            part = np.stack([(frame[name] == level).astype(float) for level in levels[:-1]], -1)
+            part = np.array([(frame[name] == level).astype(float) for level in levels[:-1]]).reshape(-1, len(frame)).T
             part[frame[name].isna()] = np.nan
         else:
             levels, part = [], frame[[name]].to_numpy(dtype=float)

@@ -13,6 +13,12 @@ def kind(values, **options):
     return column.kind, column
 
 
+def test_a_date_in_writing_may_be_missing_anywhere():
+    frame = pd.DataFrame({"when": [None, "1970-01-03", None, "1970-01-05"] * 10})
+    codes = Columns.of(frame).encode(frame)[:4, 0]
+    np.testing.assert_equal(codes, [np.nan, 2.0, np.nan, 4.0])
+
+
 def test_numbers_text_dates_and_truth_values():
     assert kind([1.5, 2.5, np.nan, 4.0])[0] == "number"
     assert kind(["1", " 2 ", "3.5", None])[0] == "number"

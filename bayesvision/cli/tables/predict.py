@@ -13,7 +13,7 @@ from bayesvision.cli.tables.question import Question, read_question
 if TYPE_CHECKING:
     from bayesvision.core.columns import Columns
 
-__all__ = ["predict"]
+__all__ = ["kinds_of", "predict"]
 
 AUTO = "pfn-table or pfn-classes"
 SHOWN = 25  # columns of the table that says what each was taken for
@@ -68,7 +68,7 @@ def predict(
         raise ValueError(f"--plot must end in .png, .pdf or .svg, got {plot.name!r}")
     for path in filter(None, (out, plot)):
         check_output(path, train, test, model, plot if path is out else out)
-    wanted = _kinds(kinds)
+    wanted = kinds_of(kinds)
     posterior = None if model is None else _open(model)
     question = read_question(train, target, test, wanted.pop(target, None), posterior, seed)
     posterior = posterior or _open("pfn-classes" if question.labels else "pfn-table")
@@ -103,7 +103,8 @@ def _baselines(compare: str) -> list[str]:
     return names
 
 
-def _kinds(given: tuple[str, ...]) -> dict[str, str]:
+def kinds_of(given: tuple[str, ...]) -> dict[str, str]:
+    """Kinds of columns, each given as COLUMN=KIND."""
     for entry in given:
         if "=" not in entry:
             raise ValueError(f"--kind takes COLUMN=KIND, such as zip=category, got {entry!r}")

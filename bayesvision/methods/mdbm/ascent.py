@@ -88,16 +88,22 @@ class Ascent:
 
     @torch.no_grad()
     def solve(
-        self, free: Bool[Tensor, "batch size"], start: Float[Tensor, "batch size"], tolerance: float, most: int
+        self,
+        free: Bool[Tensor, "batch size"],
+        start: Float[Tensor, "batch size"],
+        tolerance: float,
+        most: int,
+        logits: Float[Tensor, "batch size"] | None = None,
     ) -> tuple[Float[Tensor, "batch size"], Float[Tensor, " batch"], Int[Tensor, " batch"], Bool[Tensor, " batch"]]:
         """Solutions, bounds of their distance to the only ones, numbers of iterations, and whether each converged.
 
-        Every iteration takes one product with Phi, and every fourth another for the certificate.
+        Every iteration takes one product with Phi, and every fourth another for the certificate. It starts at `logits`,
+        by default b.
         """
         answer, bound = start.clone(), start.new_full(start.shape[:1], torch.inf)
         iterations = torch.zeros_like(bound, dtype=torch.long)
         todo = torch.arange(len(start), device=start.device)
-        steps, logits = None, self.bias.expand(start.shape)
+        steps, logits = None, self.bias.expand(start.shape) if logits is None else logits
         for iteration in range(1, most + 1):
             z, image, steps = self._look(logits, free, start, steps)
             if iteration % CHECKED == 0 or iteration == most:

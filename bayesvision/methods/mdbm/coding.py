@@ -168,6 +168,9 @@ class Coding:
 
 def _typed(values: list[Any], series: "pandas.Series", column: Column) -> list[Any]:
     """Levels of a category as what they are in the frame: its own objects, not their names."""
+    if column.kind == "date" and series.dtype == object:  # dates in writing
+        whole = series.dropna().astype(str).str.len().max() <= len("2024-01-01")
+        return [v if not hasattr(v, "isoformat") else str(v.date()) if whole else str(v) for v in values]
     if column.kind != "category":
         return values
     own = {str(v).strip(): v for v in series.dropna().unique()}

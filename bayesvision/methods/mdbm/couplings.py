@@ -116,6 +116,8 @@ class ConvInteractions(nn.Module):
     same at every place.
     """
 
+    label: nn.Parameter | None
+
     def __init__(self, layout: Layout, scale: float = 0.02) -> None:
         super().__init__()
         self.layout = layout
@@ -130,7 +132,9 @@ class ConvInteractions(nn.Module):
             self.upward.append(nn.Parameter(torch.randn(shape, dtype=torch.float32) * scale))
         classes = sum(b.size for b in layout.blocks[len(self.grids) :])
         size = sum(grid.size for grid in self.grids)
-        self.label = nn.Parameter(torch.randn(size, classes, dtype=torch.float32) * scale)
+        self.register_parameter(
+            "label", nn.Parameter(torch.randn(size, classes, dtype=torch.float32) * scale) if classes else None
+        )
 
     def coupling(self, margin: float) -> "ConvCoupling":
         """Phi, bounded."""
@@ -141,11 +145,11 @@ class ConvCoupling:
     """Phi of `ConvInteractions`: A z is computed, and A^T of that."""
 
     def __init__(
-        self, lateral: list[Tensor], upward: list[Tensor], label: Tensor, layout: Layout, margin: float
+        self, lateral: list[Tensor], upward: list[Tensor], label: Tensor | None, layout: Layout, margin: float
     ) -> None:
         self.layout, self.grids = layout, layout.blocks[: len(lateral)]
         self.upward = [_centred(u, 0, g.levels) for u, g in zip(upward, self.grids[1:], strict=True)]
-        self.label = label - label.mean(1, keepdim=True) if label.shape[1] else label
+        self.label = label
         self.sizes = [grid.size for grid in self.grids]
         self.lateral, grams = [], []
         for k, (kernel, grid) in enumerate(zip(lateral, self.grids, strict=True)):
@@ -157,12 +161,12 @@ class ConvCoupling:
         scales = [column_scale(g, margin) for g in grams]
         own = [g * (s**2).unsqueeze(-1).unsqueeze(-1) for g, s in zip(grams, scales, strict=True)]
         parts = [s.repeat_interleave(b.levels).repeat(b.height * b.width) for s, b in zip(scales, self.grids, strict=True)]
-        if label.shape[1]:
-            classes = label.shape[1]
+        if label is not None:
+            self.label, classes = label - label.mean(1, keepdim=True), label.shape[1]
             self.own_label = torch.eye(classes, dtype=label.dtype, device=label.device) - 1 / classes
             gram = self.label.mT @ self.label + self.own_label
             last = column_scale(gram, margin)
-            own, parts = [*own, (gram * last**2).unsqueeze(0)], [*parts, last.expand(label.shape[1])]
+            own, parts = [*own, (gram * last**2).unsqueeze(0)], [*parts, last.expand(classes)]
         self.own, self.scale = own, torch.cat(parts)
         self.most = torch.stack([o.diagonal(dim1=-2, dim2=-1).sum(-1).amax() for o in own]).amax()
 
@@ -177,26 +181,25 @@ class ConvCoupling:
         """A^T A z, without the scales."""
         parts, found, inner = list(flat.split(self.layout.sizes, -1)), [], []
         pictures = [_image(part, grid) for part, grid in zip(parts, self.grids, strict=False)]
-        labelled = bool(self.label.shape[1])
-        shares = (parts[-1] @ self.label.mT).split(self.sizes, -1) if labelled else ()
+        shares = () if self.label is None else (parts[-1] @ self.label.mT).split(self.sizes, -1)
         for k, kernel in enumerate(self.lateral):
             talk = functional.conv2d(pictures[k], kernel, padding=LATERAL // 2 + MARGIN)
             if k < len(self.upward):
                 talk = talk + functional.conv_transpose2d(pictures[k + 1], self.upward[k], stride=SHIFT)
-            if labelled:
+            if shares:
                 talk = talk + functional.pad(_image(shares[k], self.grids[k]), (MARGIN,) * 4)
                 inner.append(_flat(talk[..., MARGIN:-MARGIN, MARGIN:-MARGIN]))
             back = _flat(functional.conv_transpose2d(talk, kernel, padding=LATERAL // 2 + MARGIN))
             found.append(back + found.pop() if k else back)
             if k < len(self.upward):
                 found.append(_flat(functional.conv2d(talk, self.upward[k], stride=SHIFT)))
-        if labelled:
+        if self.label is not None:
             found.append(torch.cat(inner, -1) @ self.label + parts[-1] @ self.own_label)
         return torch.cat(found, -1)
 
     def rows(self, first: int, last: int) -> Float[Tensor, "rows size"]:
         """Rows of Phi."""
-        one_hot = torch.zeros(last - first, self.layout.size, dtype=self.label.dtype, device=self.label.device)
+        one_hot = self.scale.new_zeros(last - first, self.layout.size)
         one_hot.diagonal(first).fill_(1)
         return self(one_hot)
 

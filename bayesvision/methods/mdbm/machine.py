@@ -14,7 +14,7 @@ __all__ = ["Machine", "dense", "images"]
 
 PART = 256  # problems that are solved at once
 STEPS = 30  # of power iteration
-SAFE = 1.05  # of an eigenvalue after them
+SAFE = 1.1  # of an eigenvalue after them
 
 
 
@@ -57,7 +57,7 @@ class Machine(nn.Module):
         return self.interactions.layout
 
     def bounded(self) -> Bounded:
-        """Phi, and a bound of the largest eigenvalue of -Phi, in all likelihood: found from below, and 5 % more."""
+        """Phi, and a bound of the largest eigenvalue of -Phi, in all likelihood: found from below, and a tenth more."""
         coupling = self.interactions.coupling(self.margin)
         with torch.no_grad():
             v = torch.randn(self.bias.shape, generator=generator("cpu", 0), dtype=torch.float64).to(self.bias)

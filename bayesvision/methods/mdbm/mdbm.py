@@ -61,8 +61,6 @@ class MDBM(Learning):
     kinds: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.kinds, dict):
-            object.__setattr__(self, "kinds", tuple(self.kinds.items()))
         super().__post_init__()
         check_count("bins", self.bins, 2)
         for count in (self.levels,) if isinstance(self.levels, int) else self.levels or ():

@@ -185,7 +185,9 @@ TABLES = {"columns": 4, "context": 32, "width": 16, "layers": 1, "heads": 2, "tr
 CAP = {"reads": ("output", "input"), "width": 8, "depth": 1, "train": TRAIN}
 ORDER = torch.randperm(28, generator=generator("cpu", 5))  # 4 x 4 x 1 pixels with three levels, and so on
 SHADE = torch.rand(60, 1, generator=generator("cpu", 6), dtype=torch.float64)
-LEVELS = (3 * (0.75 * SHADE + 0.25 * torch.rand(60, 28, generator=generator("cpu", 7), dtype=torch.float64)) ** 1.5).long()
+LEVELS = (
+    3 * (0.75 * SHADE + 0.25 * torch.rand(60, 28, generator=generator("cpu", 7), dtype=torch.float64)) ** 1.5
+).long()
 ROW = LEVELS[0]
 INSTANCES = (
     Instance("pfn", network(), frozenset({CONDITIONABLE, STORABLE}), LINE),
@@ -222,9 +224,7 @@ INSTANCES = (
         frozenset({CONDITIONABLE, LATENT}),
         LinearGaussian(FEATURES, noise=1.0),
     ),
-    DiscreteInstance(
-        "mdbm", MDBM(hidden=(4,), levels=3, train=TRAIN), frozenset({CONDITIONABLE, STORABLE}), LEVELS, 3
-    ),
+    DiscreteInstance("mdbm", MDBM(hidden=(4,), levels=3, train=TRAIN), frozenset({CONDITIONABLE, STORABLE}), LEVELS, 3),
     Instance("gp", GP(restarts=0, steps=20), frozenset({CONDITIONABLE, STORABLE, JOINT})),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),
     Instance("bayescap", BayesCap(Frozen(None), **CAP), frozenset()),

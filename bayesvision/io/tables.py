@@ -190,7 +190,7 @@ def is_number(text: str) -> bool:
 
 
 def write_csv(path: str | os.PathLike[str], columns: Mapping[str, Sequence[Any] | np.ndarray]) -> None:
-    """Write named columns, numbers with nine significant digits, text and whole numbers as they are, no value as none."""
+    """Write named columns, numbers with nine significant digits, all else as it is; no value is an empty cell."""
 
     def cell(value: Any) -> Any:
         if value is None or value != value:

@@ -1,7 +1,6 @@
 """Monotone Boltzmann machines: the only fixed point, its certificate and gradients, enumeration, and the recipe."""
 
 import itertools
-import math
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import bayesvision as bv
 from bayesvision.methods.mdbm.ascent import Ascent, Bounded
 from bayesvision.methods.mdbm.couplings import DenseCoupling, polynomials
 from bayesvision.methods.mdbm.inference import Exactness, elbo, mean_field
@@ -62,7 +60,9 @@ def curvature(phi, z, layout):
     for name in names.unique():
         inside = (names == name).to(z.dtype)
         along = along - torch.outer(inside, inside) / inside.sum()
-    values = torch.linalg.eigvalsh(along @ (torch.diag(1 / z) - phi) @ along + 1e6 * (torch.eye(len(z)).double() - along))
+    values = torch.linalg.eigvalsh(
+        along @ (torch.diag(1 / z) - phi) @ along + 1e6 * (torch.eye(len(z)).double() - along)
+    )
     return float(values[0])
 
 
@@ -105,7 +105,7 @@ def test_interactions_are_symmetric_and_let_mean_field_be_strongly_concave(stron
 
 
 def test_the_bound_of_a_block_is_exact():
-    """Two binary variables that are the same: at m = 0 the curvature would be zero, and beyond it there are two maxima."""
+    """Two binary variables that are the same: at m = 0 the curvature would be zero, and beyond it are two maxima."""
     layout = Layout(((Block(1, 1, 2, 2),),))
     columns = torch.tensor([[1.0, -1.0, -1.0, 1.0]] * 4, dtype=torch.float64)
     phi = DenseCoupling(columns, layout, 1e-9).matrix

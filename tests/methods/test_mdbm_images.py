@@ -25,7 +25,9 @@ def stripes(count, seed):
 
 @pytest.fixture(scope="module", params=["dense", "convolutional"])
 def post(request):
-    method = MDBM.images(shape=(1, 4, 4), classes=2, grey=3, hidden=() if request.param == "dense" else (3,), train=TRAIN)
+    method = MDBM.images(
+        shape=(1, 4, 4), classes=2, grey=3, hidden=() if request.param == "dense" else (3,), train=TRAIN
+    )
     return method.fit(bv.Data(*stripes(400, 1)))
 
 

@@ -219,7 +219,9 @@ def test_values_of_a_frame_condition(table):
     assert int(seen.predict(["safe"]).mode) == table.coding.columns.kept[-1].levels.index("True")
     number = table.coding.law(1, seen.predict(["size"]).probs)
     alone = table.coding.law(1, table.predict(["size"]).probs)
-    assert float(alone.mean) == pytest.approx(10, abs=1.5) and float(number.mean) > 13  # in truth 20: couplings are bounded
+    assert (
+        float(alone.mean) == pytest.approx(10, abs=1.5) and float(number.mean) > 13
+    )  # in truth 20: couplings are bounded
     with pytest.raises(ValueError, match=r"values of column 'kind' .*red"):
         table.condition(["kind"], ["violet"])
     with pytest.raises(ValueError, match="one value for each"):

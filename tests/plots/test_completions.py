@@ -17,7 +17,7 @@ def test_images_masks_means_deviations_and_classes(channels, classes):
     post = bv.MDBM.images(shape=(channels, 4, 4), classes=classes, hidden=(), grey=3, train=TRAIN).fit(bv.Data(x, y))
     mask = rng.random((20, channels, 4, 4)) < 0.5
     mask[:] = mask[:, :1]
-    figure = completions(x, mask[:, 0] if channels == 1 else mask[:, 0], post.complete(x, mask), columns=5)
+    figure = completions(x, mask[:, 0], post.complete(x, mask), columns=5)
     assert len(figure.axes) == 5 * (4 + (classes is not None))
     names = {ax.get_ylabel() for ax in figure.axes} - {""}
     assert names == {"image", "seen", "mean", "deviation"} | ({"class"} if classes else set())

@@ -1,15 +1,12 @@
 """`bayesvision impute`: the holes of a table, filled in."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bayesvision.cli.common import FILE, Command, check_output, show, training_log
 from bayesvision.cli.tables.predict import kinds_of
-
-if TYPE_CHECKING:
-    import pandas
 
 __all__ = ["impute"]
 
@@ -52,20 +49,20 @@ def impute(
         posterior = method.fit(frame, log)
     done = posterior.impute(frame)
     write_csv(out, {str(name): done.filled[name].tolist() for name in done.filled.columns})
-    filled = _filled(frame, done)
+    filled = _filled(done)
     write_csv(cells, filled)
     if model is not None:
         bv.save(posterior, model)
     if plot is not None:
         from bayesvision.plots import holes
 
-        figure = holes(done).figure
+        figure: Any = holes(done).figure
         figure.savefig(plot, bbox_inches="tight", dpi=150)
     _report(frame, done)
     click.echo(f"wrote {out} and {cells}: {len(filled['row'])} cells filled")
 
 
-def _filled(frame: "pandas.DataFrame", done: Any) -> dict[str, list[Any]]:
+def _filled(done: Any) -> dict[str, list[Any]]:
     """Row (from 1), column, value and probability of every cell that was filled; bounds of nine tenths for numbers."""
     found: dict[str, list[Any]] = {key: [] for key in ("row", "column", "value", "probability", "low", "high")}
     for k, name in enumerate(done.coding.names):
@@ -81,7 +78,7 @@ def _filled(frame: "pandas.DataFrame", done: Any) -> dict[str, list[Any]]:
     return found
 
 
-def _report(frame: "pandas.DataFrame", done: Any) -> None:
+def _report(frame: Any, done: Any) -> None:
     kept, rows = dict(zip(done.coding.names, range(len(done.coding.names)), strict=True)), []
     for column in done.coding.columns.columns[:SHOWN]:
         missing = int(frame[column.name].isna().sum())

@@ -4,7 +4,6 @@ import functools
 import math
 import tempfile
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import IO, Any, Literal
 

@@ -1,15 +1,17 @@
 """Interactions of a monotone Boltzmann machine: symmetric, and bounded so that mean field has one fixed point.
 
-Phi = blkdiag(A^T A) - A^T A of the columns A = (A_1, ..., A_n), a block a variable (arXiv 2307.04990, section 3.1). For
-v along the simplices v^T Phi v <= sum_i |A_i v_i|^2, and with a_l the columns of A_i, any unit vector u and f = A_i^T u,
-(f^T v)^2 <= Var_z(f) sum_l v_l^2 / z_l. The variance of f over its levels is at most a quarter of its range squared, and
-so |A_i v|^2 <= D_i^2 / 4 sum v^2 / z, where D_i = max |a_k - a_l| is the diameter of the block. Where D_i^2 <= 4 - 2 m,
--d^2 E >= m / 2 sum v^2 / z >= m |v|^2: E is concave as `ascent` needs it. The bound of a block is exact (z half on each of
-two levels); the paper's, |A_i|^2 <= 1 - m, implies it, and so does twice that, which the curvature of the entropy
-allows; but levels in an order, or with few features, may have a norm that is many times larger.
+Phi = blkdiag(A^T A) - A^T A of the columns A = (A_1, ..., A_n), a block a variable (arXiv 2307.04990, section 3.1).
+For v along the simplices v^T Phi v <= sum_i |A_i v_i|^2. With any unit vector u and f = A_i^T u,
+(f^T v)^2 <= Var_z(f) sum_l v_l^2 / z_l, and the variance of f over its levels is at most a quarter of its range
+squared; so |A_i v|^2 <= D_i^2 / 4 sum_l v_l^2 / z_l, where D_i, the largest distance of two columns of A_i, is the
+diameter of the block. Where D_i^2 <= 4 - 2 m, -d^2 E >= m / 2 sum v^2 / z >= m |v|^2: E is concave as `ascent` needs
+it. The bound of a block is exact (z half on each of two levels). The paper's, |A_i|^2 <= 1 - m, implies it, and so
+does twice that, which the curvature of the entropy allows; but levels in an order, or with few features, may have a
+norm that is many times larger.
 
-A is square, since with few rows all variables repel one another; it starts as the identity, which couples nothing. A block is centred over its levels, which changes biases only, and scaled as a whole, on
-both sides alike, so Phi stays symmetric.
+A is square, since with few rows all variables repel one another; it starts as the identity, which couples nothing. A
+block is centred over its levels, which changes biases only, and scaled as a whole, on both sides alike, so Phi stays
+symmetric.
 """
 
 import torch
@@ -154,13 +156,17 @@ class ConvCoupling:
         self.lateral, grams = [], []
         for k, (kernel, grid) in enumerate(zip(lateral, self.grids, strict=True)):
             identity = torch.zeros_like(kernel)
-            identity[:, :, LATERAL // 2, LATERAL // 2] = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
+            identity[:, :, LATERAL // 2, LATERAL // 2] = torch.eye(
+                len(kernel), dtype=kernel.dtype, device=kernel.device
+            )
             self.lateral.append(_centred(kernel + identity, 1, grid.levels))
             gram = _gram(self.lateral[-1].transpose(0, 1), grid.groups)
             grams.append(gram + _gram(self.upward[k - 1], grid.groups) if k else gram)
         scales = [column_scale(g, margin) for g in grams]
         own = [g * (s**2).unsqueeze(-1).unsqueeze(-1) for g, s in zip(grams, scales, strict=True)]
-        parts = [s.repeat_interleave(b.levels).repeat(b.height * b.width) for s, b in zip(scales, self.grids, strict=True)]
+        parts = [
+            s.repeat_interleave(b.levels).repeat(b.height * b.width) for s, b in zip(scales, self.grids, strict=True)
+        ]
         if label is not None:
             self.label, classes = label - label.mean(1, keepdim=True), label.shape[1]
             self.own_label = torch.eye(classes, dtype=label.dtype, device=label.device) - 1 / classes
@@ -173,7 +179,9 @@ class ConvCoupling:
     def __call__(self, z: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch size"]:
         """Phi z: what every variable would do to itself, less what all do together."""
         flat = z.reshape(-1, z.shape[-1])
-        parts = [part.unflatten(1, (-1, len(own))) for part, own in zip(self.layout.grouped(flat), self.own, strict=True)]
+        parts = [
+            part.unflatten(1, (-1, len(own))) for part, own in zip(self.layout.grouped(flat), self.own, strict=True)
+        ]
         mine = [torch.einsum("gkl,bpgl->bpgk", own, part).flatten(1) for part, own in zip(parts, self.own, strict=True)]
         return (torch.cat(mine, -1) - self.scale * self._products(self.scale * flat)).reshape(z.shape)
 

@@ -93,9 +93,7 @@ class ImageMDBM(Learning):
     def untrained(self) -> "ImageMDBMPosterior":
         """A posterior with weak random interactions."""
         with seeded(self.train.seed):
-            machine = images(
-                self.shape, self.grey, self.classes, self.hidden, self.states, self.margin
-            )
+            machine = images(self.shape, self.grey, self.classes, self.hidden, self.states, self.margin)
         return ImageMDBMPosterior(self, machine)
 
 

@@ -41,9 +41,7 @@ class Certificate(NamedTuple):
     converged: Bool[Tensor, "*batch"]
 
 
-def elbo(
-    coupling: Coupling, bias: Float[Tensor, " size"], z: Float[Tensor, "*batch size"]
-) -> Float[Tensor, "*batch"]:
+def elbo(coupling: Coupling, bias: Float[Tensor, " size"], z: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch"]:
     """z^T Phi z / 2 + b^T z + H(z), a lower bound of log Z; m-strongly concave in z."""
     return (z * (coupling(z) / 2 + bias)).sum(-1) - torch.special.xlogy(z, z).sum(-1)
 

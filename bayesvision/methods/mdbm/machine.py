@@ -17,7 +17,6 @@ STEPS = 30  # of power iteration
 SAFE = 1.1  # of an eigenvalue after them
 
 
-
 class Machine(nn.Module):
     """Visible variables as users number them, and hidden ones.
 
@@ -47,7 +46,9 @@ class Machine(nn.Module):
         variable = torch.full((size + 1,), len(levels)).scatter(
             0, entries.flatten(), torch.arange(len(levels)).repeat_interleave(len(steps))
         )
-        level = torch.zeros(size + 1, dtype=torch.float32).scatter(0, entries.flatten(), steps.to(torch.float32).repeat(len(levels)))
+        level = torch.zeros(size + 1, dtype=torch.float32).scatter(
+            0, entries.flatten(), steps.to(torch.float32).repeat(len(levels))
+        )
         for name, value in (("variable", variable[:-1]), ("level", level[:-1]), ("entries", entries)):
             self.register_buffer(name, value, persistent=False)
         self.bias = nn.Parameter(torch.zeros(size, dtype=torch.float32))

@@ -149,7 +149,7 @@ class Imputation(NamedTuple):
         Raises:
             ValueError: no such column.
         """
-        names = list(self.coding.names) if self.coding else list(range(self.probs.shape[1]))
+        names: list[Any] = list(self.coding.names) if self.coding else list(range(self.probs.shape[1]))
         if name not in names:
             raise ValueError(f"name must be one of {names}, got {name!r}")
         place = names.index(name)

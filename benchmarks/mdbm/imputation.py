@@ -1,10 +1,11 @@
 """Holes in 20 tables of mixed columns: a fifth of all cells is hidden and filled in, beside scikit-learn's imputers.
 
 Columns of numbers are standardised; those with at most eight different values count as categories for every model, and
-the class is one more category. The imputers see categories one-hot but for the last level: what they put there, at least
-0.01 and normalised, are their probabilities. For numbers they give a point, and the standard deviation around it is that of their errors on
-another tenth of the cells that are hidden first, column by column. Marginals are the frequencies of levels, and of the
-same bins of numbers that the machine has. NLL is per hidden cell, nats; of numbers it is that of a density.
+the class is one more category. The imputers see categories one-hot but for the last level: what they put there, at
+least 0.01 and normalised, are their probabilities. For numbers they give a point, and the standard deviation around it
+is that of their errors on another tenth of the cells that are hidden first, column by column. Marginals are the
+frequencies of levels, and of the same bins of numbers that the machine has. NLL is per hidden cell, nats; of numbers it
+is that of a density.
 """
 
 import argparse
@@ -91,7 +92,7 @@ def by_machine(frame: pd.DataFrame, kinds: list[bool], **fields: Any) -> dict[st
     assert done.coding is not None
     names = {column.name: column.levels for column in done.coding.columns.kept}
     found: dict[str, Any] = {}
-    for name, kind in told.items():
+    for name in told:
         if name not in names or name not in done.coding.names:  # one value is left of it
             found[name] = (list(frame[name].dropna().unique()), np.ones((len(frame), 1)))
         else:
@@ -213,7 +214,7 @@ def main() -> None:
     counts = {name: best.count(name) for name in sorted(set(best))}
     print(counts)
     if not a.sets:
-        write("mdbm/tables", {"sets with the best NLL": counts, "scores": lines})
+        write("mdbm/imputation", {"sets with the best NLL": counts, "scores": lines})
 
 
 if __name__ == "__main__":

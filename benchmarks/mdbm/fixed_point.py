@@ -1,8 +1,8 @@
 """What it takes to solve mean field: the accelerated ascent beside coordinate ascent and plain parallel mean field.
 
-On the machine of MNIST that `benchmarks.mdbm.images` trained, 200 test images with 40 % of their pixels seen. A step of
-the ascent, of parallel mean field, or a sweep of coordinate ascent updates all variables once; all end at the same
-certificate. Then the interactions are multiplied, beyond the bound, and parallel mean field starts at 0 and at random.
+On the machine of MNIST that `benchmarks.mdbm.completion` trained, 200 test images with 40 % of their pixels seen. A
+step of the ascent, of parallel mean field, or a sweep of coordinate ascent updates all variables once; all end at the
+same certificate. Then the interactions are multiplied, beyond the bound, and parallel mean field starts at 0 and at random.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import bayesvision as bv
 from bayesvision.methods.mdbm.ascent import Ascent, Bounded
 from bayesvision.methods.mdbm.couplings import DenseCoupling
 from benchmarks.common import DATA, write
-from benchmarks.mdbm.images import images, masks
+from benchmarks.mdbm.completion import images, masks
 
 MOST = 400
 
@@ -102,7 +102,7 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     if not (a.data / "mnist").exists() or not a.machine.exists():
-        print(f"no MNIST in {a.data}, or no {a.machine}; run benchmarks.mdbm.images first")
+        print(f"no MNIST in {a.data}, or no {a.machine}; run benchmarks.mdbm.completion first")
         return
     _, _, x, _ = images(a.data)
     posterior: Any = bv.load(a.machine)
@@ -130,15 +130,21 @@ def main() -> None:
             weaker = Problem(posterior, x[: a.images].double(), seen)
             factor = (2 - margin) / (2 - problem.bounded.margin)
             scaled = DenseCoupling.__new__(DenseCoupling)
-            scaled.matrix, scaled.layout, scaled.most = coupling.rows(0, problem.layout.size) * factor, problem.layout, 2.0
+            scaled.matrix, scaled.layout, scaled.most = (
+                coupling.rows(0, problem.layout.size) * factor,
+                problem.layout,
+                2.0,
+            )
             weaker.bounded = Bounded(scaled, margin, problem.bounded.opposite * factor)
             steps, done = weaker.ascent(1e-6)
-            margins.append({"m": margin, "steps": round(float(steps.double().mean()), 1), "converged": float(done.double().mean())})
+            margins.append(
+                {"m": margin, "steps": round(float(steps.double().mean()), 1), "converged": float(done.double().mean())}
+            )
             print(margins[-1], flush=True)
         beyond = [unbounded(problem, factor) for factor in (1.0, 2.0, 4.0, 8.0)]
     for line in beyond:
         print(line, flush=True)
-    write("mdbm/solvers", {"solvers": lines, "margins, to 1e-6": margins, "beyond the bound": beyond})
+    write("mdbm/fixed_point", {"solvers": lines, "margins, to 1e-6": margins, "beyond the bound": beyond})
 
 
 if __name__ == "__main__":

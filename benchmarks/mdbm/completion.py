@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 import bayesvision as bv
-from benchmarks.common import DATA, RESULTS, mean_and_error, write
 from bayesvision.methods.mdbm.tasks import MaskedRows
+from benchmarks.common import DATA, mean_and_error, write
 
 GREY, SIDE = 4, 14
 LEVELS = torch.linspace(0, 1, GREY, dtype=torch.float64)
@@ -249,7 +249,7 @@ def main() -> None:
     parts = [a.folder / f"{name.replace(' ', '-')}.json" for name in names]
     found = [json.loads(path.read_text()) for path in parts if path.exists()]
     scores = [line for part in found for line in part["lines"]]
-    write("mdbm/images", {"steps": a.steps, "scores": scores, "costs": [part["cost"] for part in found]})
+    write("mdbm/completion", {"steps": a.steps, "scores": scores, "costs": [part["cost"] for part in found]})
 
 
 if __name__ == "__main__":

@@ -183,11 +183,12 @@ CURVES = LCPFN(
 )
 TABLES = {"columns": 4, "context": 32, "width": 16, "layers": 1, "heads": 2, "train": TRAIN}
 CAP = {"reads": ("output", "input"), "width": 8, "depth": 1, "train": TRAIN}
-ORDER = torch.randperm(28, generator=generator("cpu", 5))  # 4 x 4 x 1 pixels with three levels, and so on
-SHADE = torch.rand(60, 1, generator=generator("cpu", 6), dtype=torch.float64)
-LEVELS = (
-    3 * (0.75 * SHADE + 0.25 * torch.rand(60, 28, generator=generator("cpu", 7), dtype=torch.float64)) ** 1.5
-).long()
+ORDER = torch.randperm(28, generator=generator("cpu", 5))  # of 32 variables with three levels
+SHADE = 0.75 * torch.rand(60, 1, generator=generator("cpu", 6), dtype=torch.float64)
+GRAIN = 0.25 * torch.rand(60, 32, generator=generator("cpu", 7), dtype=torch.float64)
+LEVELS = (3 * (SHADE + GRAIN) ** 1.5).long()
+PICTURES = Data(LEVELS.reshape(60, 1, 4, 8) / 2, LEVELS[:, 0])
+PICTURE = {"shape": (1, 4, 8), "classes": 3, "grey": 3, "train": TRAIN}
 ROW = LEVELS[0]
 INSTANCES = (
     Instance("pfn", network(), frozenset({CONDITIONABLE, STORABLE}), LINE),

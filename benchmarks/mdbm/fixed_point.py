@@ -2,7 +2,8 @@
 
 On the machine of MNIST that `benchmarks.mdbm.completion` trained, 200 test images with 40 % of their pixels seen. A
 step of the ascent, of parallel mean field, or a sweep of coordinate ascent updates all variables once; all end at the
-same certificate. Then the interactions are multiplied, beyond the bound, and parallel mean field starts at 0 and at random.
+same certificate. Then the interactions are multiplied, beyond the bound, and parallel mean field starts at 0 and at
+random.
 """
 
 import argparse

@@ -203,7 +203,8 @@ def test_shipped_checkpoints(name):
     assert hashlib.sha256(path.read_bytes()).hexdigest() == entry.sha256
     assert path.stat().st_size <= 12_000_000
     assert entry.summary
-    assert checkpoints.describe(name)["metadata"]["prior"]
+    metadata = checkpoints.describe(name)["metadata"]
+    assert metadata.get("prior") or metadata["data"]
     posterior = bv.pretrained(name)
     if name.startswith("dt-"):
         assert posterior.latent.mean.isfinite().all()

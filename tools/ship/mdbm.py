@@ -32,7 +32,9 @@ def train(path: Path) -> None:
     recipe = bv.MDBM.images(
         shape=(1, 8, 8), classes=10, hidden=(), grey=8, train=bv.Train(steps=2_000, batch=128, lr=1e-2)
     )
-    bv.save(recipe.fit(bv.Data(x[:TRAINED], y[:TRAINED])), path)
+    posterior = recipe.fit(bv.Data(x[:TRAINED], y[:TRAINED]))
+    posterior.metadata["data"] = f"scikit-learn's digits, the first {TRAINED:,}"
+    bv.save(posterior, path)
 
 
 def measure(posterior: Any, count: int) -> list[dict[str, float]]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Coding"]
 
 FEW = 8  # different numbers of a column that keeps them
+TOGETHER, LEAST = 1_024, 8  # bins of all columns, and of each however many there are
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Coding:
             ValueError: as `Columns.of`, or a column of numbers that are not finite.
         """
         columns = Columns.of(frame, kinds)
+        numbers = sum(column.kind != "category" for column in columns.kept)
+        bins = min(bins, max(LEAST, TOGETHER // max(1, numbers)))
         values, borders = [], []
         for column, numbers in zip(columns.kept, columns.encode(frame).T, strict=True):
             there = numbers[~np.isnan(numbers)]

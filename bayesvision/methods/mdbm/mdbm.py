@@ -43,7 +43,7 @@ class MDBM(Learning):
 
     Args:
         bins: into how many levels a column of numbers is cut, by its quantiles; one with at most 8 different
-            numbers keeps them.
+            numbers keeps them. Tables of more than 32 such columns get fewer, 1,024 in all but at least 8 each.
         levels: number of levels of all variables, or of each, for data that are levels already; 1 + the largest number
             in the data when left out.
         label: a column, by name or number, whose log-likelihood counts as much as that of all others together.

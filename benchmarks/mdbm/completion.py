@@ -21,9 +21,10 @@ from benchmarks.common import DATA, mean_and_error, write
 GREY, SIDE = 4, 14
 LEVELS = torch.linspace(0, 1, GREY, dtype=torch.float64)
 MACHINES = {  # name -> recipe without its training
-    "MDBM": {"hidden": (), "margin": 0.05},
-    "MDBM, m = 0.5": {"hidden": (), "margin": 0.5},
-    "MDBM, convolutional": {"hidden": (8,), "margin": 0.05},
+    "MDBM": {"classes": 10, "hidden": (), "margin": 0.05},
+    "MDBM without class": {"classes": None, "hidden": (), "margin": 0.05},
+    "MDBM, m = 0.5": {"classes": 10, "hidden": (), "margin": 0.5},
+    "MDBM, convolutional": {"classes": 10, "hidden": (8,), "margin": 0.05},
 }
 
 
@@ -57,16 +58,17 @@ def masks(count: int) -> dict[str, Tensor]:
     return found
 
 
-def scores(pixels: Tensor, label: Tensor, x: Tensor, y: Tensor, seen: Tensor) -> dict[str, Any]:
+def scores(pixels: Tensor, label: Tensor | None, x: Tensor, y: Tensor, seen: Tensor) -> dict[str, Any]:
     """Of probabilities [n, 14, 14, grey] and [n, 10]; means and standard errors over images."""
     hidden, level = ~seen, (x * (GREY - 1)).round().long()
-    chance = label.gather(-1, y.unsqueeze(-1)).squeeze(-1).clamp(min=1e-12)
-    confidence, guess = label.max(-1)
-    right = (guess == y).double()
     line: dict[str, Any] = {}
-    line["accuracy"], line["accuracy error"] = mean_and_error(right)
-    line["label NLL"], line["label NLL error"] = mean_and_error(-chance.log())
-    line["label ECE"] = round(_ece(confidence, right), 4)
+    if label is not None:
+        chance = label.gather(-1, y.unsqueeze(-1)).squeeze(-1).clamp(min=1e-12)
+        confidence, guess = label.max(-1)
+        right = (guess == y).double()
+        line["accuracy"], line["accuracy error"] = mean_and_error(right)
+        line["label NLL"], line["label NLL error"] = mean_and_error(-chance.log())
+        line["label ECE"] = round(_ece(confidence, right), 4)
     if hidden.any():
         some = hidden.flatten(1).any(1)
         nll = -pixels.gather(-1, level.unsqueeze(-1)).squeeze(-1).clamp(min=1e-12).log()
@@ -195,13 +197,13 @@ def asked(name: str, steps: int, data: Path, folder: Path, epochs: int) -> dict[
     if name in MACHINES:
         execution = bv.Execution(device="cpu", checkpoint_dir=str(folder / name.replace(" ", "-")), save_every=200)
         train = bv.Train(steps=steps, batch=64, lr=1e-2, execution=execution)
-        post = bv.MDBM.images((1, SIDE, SIDE), 10, grey=GREY, train=train, **MACHINES[name]).fit(bv.Data(x, y))
+        post = bv.MDBM.images((1, SIDE, SIDE), grey=GREY, train=train, **MACHINES[name]).fit(bv.Data(x, y))
         bv.save(post, folder / f"{name.replace(' ', '-')}.safetensors")
         size, trained = post.metadata["parameters"], time.perf_counter() - start
         start, bounds, counts = time.perf_counter(), [], []
         for mask, seen in tests.items():
             done = post.complete(test_x, seen)
-            found[mask] = (done.pixels.probs[:, 0], done.label.probs)
+            found[mask] = (done.pixels.probs[:, 0], None if done.label is None else done.label.probs)
             bounds.append(done.certificate.bound)
             counts.append(done.certificate.iterations.double())
         more = {
@@ -221,7 +223,13 @@ def asked(name: str, steps: int, data: Path, folder: Path, epochs: int) -> dict[
                 pixel, label = model(codes)
             found[mask] = (pixel.exp().double().unflatten(1, (SIDE, SIDE)), label.exp().double())
     lines = [{"model": name, "seen": mask, **scores(*found[mask], test_x, test_y, tests[mask])} for mask in tests]
-    cost = {"model": name, "parameters": size, "seconds of training": round(trained), **more}
+    cost = {
+        "model": name,
+        "steps": steps if name != "BernoulliRBM" else None,
+        "parameters": size,
+        "seconds of training": round(trained),
+        **more,
+    }
     if name != "BernoulliRBM":
         cost["seconds of 7,000 answers"] = round(time.perf_counter() - start, 1)
     for line in [*lines, cost]:
@@ -249,7 +257,7 @@ def main() -> None:
     parts = [a.folder / f"{name.replace(' ', '-')}.json" for name in names]
     found = [json.loads(path.read_text()) for path in parts if path.exists()]
     scores = [line for part in found for line in part["lines"]]
-    write("mdbm/completion", {"steps": a.steps, "scores": scores, "costs": [part["cost"] for part in found]})
+    write("mdbm/completion", {"scores": scores, "costs": [part["cost"] for part in found]})
 
 
 if __name__ == "__main__":

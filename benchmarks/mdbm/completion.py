@@ -222,7 +222,10 @@ def asked(name: str, steps: int, data: Path, folder: Path, epochs: int) -> dict[
             with torch.no_grad():
                 pixel, label = model(codes)
             found[mask] = (pixel.exp().double().unflatten(1, (SIDE, SIDE)), label.exp().double())
-    lines = [{"model": name, "seen": mask, **scores(*found[mask], test_x, test_y, tests[mask])} for mask in tests]
+    lines = []
+    for mask, seen in tests.items():
+        pixels, label = found[mask]
+        lines.append({"model": name, "seen": mask, **scores(pixels, label, test_x, test_y, seen)})
     cost = {
         "model": name,
         "steps": steps if name != "BernoulliRBM" else None,

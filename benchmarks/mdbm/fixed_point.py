@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 import bayesvision as bv
-from bayesvision.methods.mdbm.ascent import Ascent, Bounded
-from bayesvision.methods.mdbm.couplings import DenseCoupling
+from bayesvision.methods.mdbm.ascent import Ascent, Bounded, Coupling
 from benchmarks.common import DATA, write
 from benchmarks.mdbm.completion import images, masks
 
@@ -74,6 +73,20 @@ class Problem:
         return steps, steps < MOST
 
 
+class Scaled:
+    """Interactions times a number."""
+
+    def __init__(self, coupling: Coupling, factor: float) -> None:
+        self.matrix, self.layout = factor * coupling.rows(0, coupling.layout.size), coupling.layout
+        self.most = factor * coupling.most
+
+    def __call__(self, z: Tensor) -> Tensor:
+        return z @ self.matrix
+
+    def rows(self, first: int, last: int) -> Tensor:
+        return self.matrix[first:last]
+
+
 def unbounded(problem: Problem, factor: float) -> dict[str, Any]:
     """Parallel mean field, plain and damped by half, of interactions times `factor`, from two starts."""
     matrix = factor * problem.bounded.coupling.rows(0, problem.layout.size)
@@ -127,15 +140,9 @@ def main() -> None:
                 print(line, flush=True)
         margins = []
         for margin in (0.01, 0.05, 0.2, 0.5, 1.0):
-            coupling = problem.bounded.coupling
             weaker = Problem(posterior, x[: a.images].double(), seen)
             factor = (2 - margin) / (2 - problem.bounded.margin)
-            scaled = DenseCoupling.__new__(DenseCoupling)
-            scaled.matrix, scaled.layout, scaled.most = (
-                coupling.rows(0, problem.layout.size) * factor,
-                problem.layout,
-                2.0,
-            )
+            scaled = Scaled(problem.bounded.coupling, factor)
             weaker.bounded = Bounded(scaled, margin, problem.bounded.opposite * factor)
             steps, done = weaker.ascent(1e-6)
             margins.append(

@@ -137,7 +137,7 @@ def _column(name: str, series: "pandas.Series", wanted: Kind | None) -> Column:
     if wanted == "dropped":
         return Column(name, "dropped", why="you said so")
     there = series.dropna()
-    if there.map(lambda v: isinstance(v, list | dict | set | np.ndarray)).any():
+    if any(isinstance(v, list | dict | set | np.ndarray) for v in there):
         raise ValueError(f"the cells of column {name!r} must be single values, got a {type(there.iloc[0]).__name__}")
     if not len(there):
         return Column(name, "dropped", why="no value is there")

@@ -19,6 +19,11 @@ def test_a_date_in_writing_may_be_missing_anywhere():
     np.testing.assert_equal(codes, [np.nan, 2.0, np.nan, 4.0])
 
 
+def test_a_column_of_dates_without_any_is_dropped():
+    frame = pd.DataFrame({"when": pd.to_datetime([None, None, None]), "a": [1.0, 2.0, 3.0]})
+    assert [c.kind for c in Columns.of(frame).columns] == ["dropped", "number"]
+
+
 def test_numbers_text_dates_and_truth_values():
     assert kind([1.5, 2.5, np.nan, 4.0])[0] == "number"
     assert kind(["1", " 2 ", "3.5", None])[0] == "number"

@@ -150,6 +150,8 @@ def test_levels_and_rows_that_do_not_fit_are_refused(post):
         MDBM(levels=2).fit(rows_of(20, 1))
     with pytest.raises(ValueError, match="label must be a column"):
         MDBM(label=7).fit(rows_of(20, 1))
+    with pytest.raises(ValueError, match="one more column"):
+        MDBM().fit(bv.Data(rows_of(20, 1), torch.zeros(20)))
     with pytest.raises(ValueError, match="whole numbers"):
         MDBM().fit(rows_of(20, 1) + 0.5)
     with pytest.raises(ValueError, match="4 columns"):
@@ -265,6 +267,38 @@ def test_columns_that_cannot_be_read_are_named():
         MDBM(label="colour").fit(frame_of(30, 1))
     with pytest.raises(ValueError, match="kind of 'size'"):
         MDBM(kinds=(("size", "colour"),)).fit(frame_of(30, 1))
+
+
+def test_columns_keep_their_types():
+    when = pd.Series(pd.date_range("2024", periods=40, tz="Europe/Berlin"))
+    frame = pd.DataFrame(
+        {
+            "whole": pd.array([1, 2, None, 4] * 10, dtype="Int64"),
+            "text": pd.array(["x", None, "y", "x"] * 10, dtype="string"),
+            "level": pd.Categorical(["u", "v", None, "u"] * 10),
+            "when": when.where(np.arange(40) % 3 > 0).array,
+            3: [True, None, False, True] * 10,
+        },
+        index=[0] * 40,
+    )
+    done = MDBM(train=Train(steps=3, **TRAIN)).fit(frame).impute(frame)
+    assert not done.filled.isna().any().any() and list(done.filled.columns) == list(frame.columns)
+    assert done.filled.dtypes[["whole", "text", "level", "when"]].equals(
+        frame.dtypes[["whole", "text", "level", "when"]]
+    )
+    assert set(done.filled[3]) == {True, False}
+
+
+def test_nothing_to_learn_from_and_nothing_to_fill():
+    with pytest.raises(ValueError, match="at least one level"):
+        MDBM().fit(np.full((5, 3), np.nan))
+    with pytest.raises(ValueError, match="no column is left"):
+        MDBM().fit(pd.DataFrame({"a": [], "b": []}))
+    post = MDBM(train=Train(steps=3, **TRAIN)).fit(frame_of(20, 1))
+    with pytest.raises(ValueError, match="at least one row"):
+        post.impute(frame_of(20, 1).iloc[:0])
+    row = pd.DataFrame({name: [None] for name in frame_of(20, 1).columns})
+    assert not post.impute(row).filled.drop(columns="same").isna().any().any()  # nothing is known of it
 
 
 def test_few_numbers_are_levels_and_many_are_bins():

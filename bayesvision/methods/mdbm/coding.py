@@ -152,8 +152,7 @@ class Coding:
             label = new.columns[names.index(name)]
             whole = [v if gap else old for v, gap, old in zip(values, hole, series, strict=True)]
             filled = pd.Series(_typed(whole, series, self.columns.kept[k]), index=new.index)
-            same = isinstance(series.dtype, pd.CategoricalDtype) or pd.api.types.is_float_dtype(series)
-            new[label] = filled.astype(series.dtype) if same else filled
+            new[label] = _like(filled, series)
         return new
 
     # Files
@@ -178,6 +177,18 @@ def _typed(values: list[Any], series: "pandas.Series", column: Column) -> list[A
         return values
     own = {str(v).strip(): v for v in series.dropna().unique()}
     return [own.get(v, v) if isinstance(v, str) else v for v in values]
+
+
+def _like(filled: "pandas.Series", series: "pandas.Series") -> "pandas.Series":
+    """The values in the type of the column that they fill, where it can hold them."""
+    import pandas as pd
+
+    whole = pd.api.types.is_integer_dtype(series.dtype) and (filled % 1 != 0).any()
+    if pd.api.types.is_object_dtype(series.dtype) or whole:
+        return filled
+    if isinstance(series.dtype, pd.DatetimeTZDtype):
+        return pd.to_datetime(filled, utc=True).astype(series.dtype)
+    return filled.astype(series.dtype)
 
 
 def _date(days: float) -> Any:

@@ -108,8 +108,8 @@ class Completion(NamedTuple):
     """
 
     pixels: Categorical
-    mean: Float[Tensor, "*batch channels height width"]
-    stddev: Float[Tensor, "*batch channels height width"]
+    mean: Float[Tensor, "... channels height width"]
+    stddev: Float[Tensor, "... channels height width"]
     label: Categorical | None
     certificate: Certificate
 

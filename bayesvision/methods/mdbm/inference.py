@@ -36,9 +36,9 @@ class Certificate(NamedTuple):
         converged: whether the bound is within the tolerance.
     """
 
-    bound: Float[Tensor, "*batch"]
-    iterations: Int[Tensor, "*batch"]
-    converged: Bool[Tensor, "*batch"]
+    bound: Float[Tensor, "..."]
+    iterations: Int[Tensor, "..."]
+    converged: Bool[Tensor, "..."]
 
 
 def elbo(coupling: Coupling, bias: Float[Tensor, " size"], z: Float[Tensor, "*batch size"]) -> Float[Tensor, "*batch"]:

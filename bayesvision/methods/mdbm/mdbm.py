@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from bayesvision.core.checks import check_count, check_inputs, columns_of
+from bayesvision.core.data import Data
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import describe
 from bayesvision.core.roles import Exported, Log
@@ -78,12 +79,18 @@ class MDBM(Learning):
         Raises:
             ValueError: numbers that are no levels, more levels than were told, or a label that is no column.
         """
+        if isinstance(source, Data):
+            if source.y is not None:
+                raise ValueError("source must be one table; make the targets y of Data(x, y) one more column of it")
+            source = source.x
         coding = None
         if columns_of(source) is not None:
             coding = Coding.of(source, self.bins, dict(self.kinds))
             codes, levels = coding.encode(source), coding.levels
         else:
             codes = _checked_codes(source, None)
+            if codes.isnan().all():
+                raise ValueError("rows must hold at least one level; all are missing")
             levels = self._levels(codes)
         posterior = self.untrained(levels, coding)
         rows = MaskedRows(codes.float(), self, self._label(levels, coding))
@@ -203,6 +210,8 @@ class TableMDBMPosterior(MDBMPosterior):
         """
         if self.coding is not None and columns_of(rows) is None:
             raise ValueError(f"rows must be a frame with the columns {list(self.coding.names)}")
+        if not len(rows):
+            raise ValueError("rows must hold at least one row, got none")
         codes = self.coding.encode(rows) if self.coding else _checked_codes(rows, self.levels)
         machine = self.exact()
         q, certificate = machine.settled(codes.to(self.seen.device), TIGHT)

@@ -26,16 +26,16 @@ class MDBMPosterior(Conditionable):
     Attributes:
         method: the recipe.
         machine: interactions and biases.
-        seen: levels of the visible variables [*batch, variables], NaN where unknown.
+        seen: levels of the visible variables, NaN where unknown.
         belief: marginals of all variables, hidden ones too, in float64.
         metadata: what training cost.
     """
 
     method: Learning
-    seen: Float[Tensor, "*batch variables"]
-    belief: Float[Tensor, "*batch size"]
-    bound: Float[Tensor, "*batch"]
-    iterations: Int[Tensor, "*batch"]
+    seen: Float[Tensor, "... variables"]
+    belief: Float[Tensor, "... size"]
+    bound: Float[Tensor, "..."]
+    iterations: Int[Tensor, "..."]
 
     def __init__(self, method: Learning, machine: Machine) -> None:
         super().__init__()

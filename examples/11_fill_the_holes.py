@@ -12,6 +12,7 @@ its distance to the only solution. ``mdbm-digits``, a machine of scikit-learn's 
 import argparse
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
@@ -36,10 +37,10 @@ mask[6:] = torch.rand(2, 8, 8, generator=torch.Generator().manual_seed(1)) < 0.4
 
 machine = bv.pretrained("mdbm-digits")
 done = machine.complete(x, mask)
-figure = bv.plots.completions(x, mask, done)
+figure = bv.plots.completions(x, mask, done, figure=plt.figure(layout="constrained"))
 if arguments.out:
     figure.savefig(arguments.out, bbox_inches="tight", dpi=120)
-figure
+plt.show()
 
 # %%
 # Means are soft where the machine does not know, and the deviation says where. The classes come from the same
@@ -70,7 +71,9 @@ print(pd.concat([holes.head(6), imputed.filled.head(6)], axis=1))
 # %%
 # How sure it is of each cell, and one of them as a distribution.
 
-bv.plots.holes(imputed).figure
+_, ax = plt.subplots(figsize=(4, 6))
+bv.plots.holes(imputed, ax)
+plt.show()
 
 # %%
 

@@ -13,7 +13,7 @@ __all__ = ["completions", "holes"]
 ROWS = 60  # of a table that are drawn
 
 
-def completions(images: Any, mask: Any, completion: Any, columns: int = 8) -> Figure:
+def completions(images: Any, mask: Any, completion: Any, columns: int = 8, figure: Figure | None = None) -> Figure:
     """For each image: what it is, what was seen, the mean of the completion, its deviation, and the class.
 
     Args:
@@ -21,6 +21,7 @@ def completions(images: Any, mask: Any, completion: Any, columns: int = 8) -> Fi
         mask: True where a pixel was seen, the same shape or that of one image.
         completion: `complete(images, mask)` of an `ImageMDBM`'s posterior.
         columns: images that are drawn.
+        figure: to draw on, such as pyplot's; a new one when left out.
 
     Raises:
         ValueError: there is no image.
@@ -38,7 +39,8 @@ def completions(images: Any, mask: Any, completion: Any, columns: int = 8) -> Fi
         "deviation": completion.stddev[:columns].cpu().numpy(),
     }
     count = len(lines) + (completion.label is not None)
-    figure = Figure(figsize=(1.15 * len(shown) + 0.9, 1.15 * count), layout="constrained")
+    figure = Figure(layout="constrained") if figure is None else figure
+    figure.set_size_inches(1.15 * len(shown) + 0.9, 1.15 * count)
     grid = figure.subplots(count, len(shown), squeeze=False)
     for line, (name, pictures) in zip(grid, lines.items(), strict=False):
         top = 0.5 if name == "deviation" else 1.0

@@ -243,6 +243,20 @@ def test_gradients_are_those_of_the_fixed_point():
     assert torch.autograd.gradcheck(field, (columns, bias), check_undefined_grad=False)
 
 
+def test_memory_does_not_depend_on_the_number_of_iterations():
+    bounded, bias = machine(size=50.0)
+    bias.requires_grad_()
+
+    def kept(iterations):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda v: sizes.append(v.numel()) or v, lambda v: v):
+            _, certificate = solved(bounded, bias, exactness=Exactness(0.0, iterations))
+        assert int(certificate.iterations) == iterations
+        return sum(sizes)
+
+    assert 0 < kept(4) == kept(40)
+
+
 def test_gradients_of_a_convolutional_machine(strong):
     strong.requires_grad_(True)
     codes = torch.full((2, len(strong.levels)), torch.nan, dtype=torch.float64)

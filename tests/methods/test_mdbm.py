@@ -70,6 +70,7 @@ MACHINES = {
     "dense": lambda: dense((3, 2, 5, 3), (True, False, True, False), (8, 4), 2, MARGIN),
     "conv": lambda: images((2, 4, 4), 3, 4, (3,), 2, MARGIN),
     "two layers": lambda: images((1, 8, 8), 2, 3, (2, 3), 2, MARGIN),
+    "down to one place": lambda: images((1, 4, 4), 2, 3, (2, 3), 2, MARGIN),
     "no label": lambda: images((1, 4, 4), 3, None, (3,), 2, MARGIN),
 }
 

@@ -116,14 +116,18 @@ class ConvInteractions(nn.Module):
 
     Rows of a grid lie one place beyond it on every side, so that every variable has all its taps, and A_i^T A_i is the
     same at every place.
+
+    Args:
+        layout: a grid a layer, and the label as the last if it is there.
+        labelled: whether it is.
     """
 
     label: nn.Parameter | None
 
-    def __init__(self, layout: Layout, scale: float = 0.02) -> None:
+    def __init__(self, layout: Layout, labelled: bool, scale: float = 0.02) -> None:
         super().__init__()
         self.layout = layout
-        self.grids = [layer[0] for layer in layout.layers if layer[0].height * layer[0].width > 1]
+        self.grids = layout.blocks[:-1] if labelled else layout.blocks
         width = SHIFT + 2 * MARGIN
         self.lateral, self.upward = nn.ParameterList(), nn.ParameterList()
         for grid in self.grids:

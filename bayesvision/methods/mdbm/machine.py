@@ -145,4 +145,4 @@ def images(
     pixel = torch.arange(grids[0].count).reshape(shape[1], shape[2], channels).permute(2, 0, 1).flatten()
     offsets = torch.cat([pixel * grey, torch.tensor([layout.size - block.size for block in label], dtype=torch.long)])
     levels = (grey,) * grids[0].count + ((classes,) if classes is not None else ())
-    return Machine(ConvInteractions(layout), offsets, levels, margin)
+    return Machine(ConvInteractions(layout, classes is not None), offsets, levels, margin)

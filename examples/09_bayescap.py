@@ -53,13 +53,13 @@ with torch.no_grad():
 print(f"90 % intervals hold {bv.metrics.coverage(d, y):.1%} of the pixels")
 
 one = type(d)(*(getattr(d, name)[0] for name in d.arg_constraints))
-bv.plots.uncertainty_maps(one, x[0], y[0])
+bv.plots.uncertainty_maps(one, x[0], y[0], figure=plt.figure(layout="constrained"))
 plt.show()
 
 # %%
 # Dropping the least certain pixels first leaves smaller errors, almost as small as dropping the greatest errors.
 
-bv.plots.sparsification_curve({"cap": bv.metrics.sparsification(d, y)})
+bv.plots.sparsification_curve({"cap": bv.metrics.sparsification(d, y)}, ax=plt.subplots()[1])
 plt.show()
 
 # %%

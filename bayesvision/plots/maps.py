@@ -16,7 +16,7 @@ from bayesvision.plots.style import GRID, INK, MARKERS, MUTED, PALETTE, new_axes
 __all__ = ["sparsification_curve", "uncertainty_maps"]
 
 
-def uncertainty_maps(predictive: Continuous, x: Any = None, y: Any = None) -> Figure:
+def uncertainty_maps(predictive: Continuous, x: Any = None, y: Any = None, figure: Figure | None = None) -> Figure:
     """Of one image: what went in, what came out, the error and the predicted standard deviation, side by side.
 
     Error and spread share a scale, so equal colours say that they agree; of several channels it is their root mean
@@ -26,6 +26,7 @@ def uncertainty_maps(predictive: Continuous, x: Any = None, y: Any = None) -> Fi
         predictive: of an image, [channels, height, width] or [height, width].
         x: the input, to show.
         y: the target; without it there is no map of the error.
+        figure: to draw on, such as pyplot's; a new one when left out.
 
     Raises:
         TypeError: the prediction is of classes.
@@ -49,7 +50,8 @@ def uncertainty_maps(predictive: Continuous, x: Any = None, y: Any = None) -> Fi
         maps["absolute error"] = _size(y - mean)
     maps["standard deviation"] = _size(stddev)
     top = max(float(np.quantile(v, 0.99)) for v in maps.values()) or 1.0
-    figure = Figure(figsize=(3.1 * (len(pictures) + len(maps)) + 0.6, 3.2), layout="constrained", facecolor="white")
+    figure = Figure(layout="constrained", facecolor="white") if figure is None else figure
+    figure.set_size_inches(3.1 * (len(pictures) + len(maps)) + 0.6, 3.2)
     axes = np.atleast_1d(figure.subplots(1, len(pictures) + len(maps)))
     shown = None
     for ax, (name, picture) in zip(axes, {**pictures, **maps}.items(), strict=True):

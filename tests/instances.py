@@ -226,6 +226,12 @@ INSTANCES = (
         LinearGaussian(FEATURES, noise=1.0),
     ),
     DiscreteInstance("mdbm", MDBM(hidden=(4,), levels=3, train=TRAIN), frozenset({CONDITIONABLE, STORABLE}), LEVELS, 3),
+    DiscreteInstance(
+        "mdbm-images", MDBM.images(hidden=(), **PICTURE), frozenset({CONDITIONABLE, STORABLE}), PICTURES, 3
+    ),
+    DiscreteInstance(
+        "mdbm-conv", MDBM.images(hidden=(3, 4), **PICTURE), frozenset({CONDITIONABLE, STORABLE}), PICTURES, 3
+    ),
     Instance("gp", GP(restarts=0, steps=20), frozenset({CONDITIONABLE, STORABLE, JOINT})),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),
     Instance("bayescap", BayesCap(Frozen(None), **CAP), frozenset()),

@@ -45,10 +45,7 @@ class Problem:
         """Sweeps over all variables, one after the other."""
         z = torch.where(self.free, self.layout.softmax(self.bias), self.start)
         field, matrix = self.bounded.coupling(z) + self.bias, self.bounded.coupling.rows(0, self.layout.size)
-        sweeps, first, spans = torch.full((len(z),), MOST), 0, []
-        for block in self.layout.blocks:
-            spans += [(first + k * block.levels, first + (k + 1) * block.levels) for k in range(block.count)]
-            first += block.size
+        sweeps, spans = torch.full((len(z),), MOST), self.layout.spans()
         for sweep in range(1, 201):
             for low, high in spans:
                 new = torch.where(self.free[:, low:high], field[:, low:high].softmax(-1), z[:, low:high])

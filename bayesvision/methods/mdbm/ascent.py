@@ -83,7 +83,7 @@ class Ascent:
 
     def __init__(self, bounded: Bounded, bias: Float[Tensor, " size"]) -> None:
         self.coupling, self.bias, self.layout = bounded.coupling, bias, bounded.coupling.layout
-        self.margin, lead = bounded.margin, max(bounded.opposite, 0.0) / 2
+        self.margin, lead = bounded.margin, bounded.opposite / 2
         self.careful, self.bold = 1 / (1 + lead), 1 / (1 + lead / BOLD)
 
     @torch.no_grad()

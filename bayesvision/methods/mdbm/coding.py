@@ -43,8 +43,8 @@ class Coding:
             ValueError: as `Columns.of`, or a column of numbers that are not finite.
         """
         columns = Columns.of(frame, kinds)
-        numbers = sum(column.kind != "category" for column in columns.kept)
-        bins = min(bins, max(LEAST, TOGETHER // max(1, numbers)))
+        count = sum(column.kind != "category" for column in columns.kept)
+        bins = min(bins, max(LEAST, TOGETHER // max(1, count)))
         values, borders = [], []
         for column, numbers in zip(columns.kept, columns.encode(frame).T, strict=True):
             there = numbers[~np.isnan(numbers)]
@@ -75,6 +75,11 @@ class Coding:
         """Which columns kept hold numbers."""
         return tuple(column.kind != "category" for column in self.columns.kept)
 
+    def series(self, frame: "pandas.DataFrame") -> "list[pandas.Series]":
+        """The columns kept as they stand in `frame`."""
+        names = [str(c) for c in frame.columns]
+        return [frame.iloc[:, names.index(name)] for name in self.names]
+
     def encode(self, frame: "pandas.DataFrame") -> Float[Tensor, "rows variables"]:
         """Levels of the columns kept, NaN where a value is missing, or a category that was not there in training.
 
@@ -83,10 +88,8 @@ class Coding:
         """
         given = self.columns.encode(frame)
         codes = [self._codes(k, column) for k, column in enumerate(given.T)]
-        names = [str(c) for c in frame.columns]
-        for column, code in zip(self.columns.kept, codes, strict=True):
-            series = frame.iloc[:, names.index(column.name)]
-            new = series[series.notna().to_numpy() & np.isnan(code)]
+        for column, code, series in zip(self.columns.kept, codes, self.series(frame), strict=True):
+            new: Any = series[series.notna().to_numpy() & np.isnan(code)]
             if len(new):
                 warnings.warn(
                     f"column {column.name!r}: {len(new)} cells, such as {new.iloc[0]!r}, hold none of the values that "
@@ -121,7 +124,7 @@ class Coding:
     def law(self, k: int, probs: Float[Tensor, "*rows most"]) -> Categorical | Bar:
         """Distribution of column k: over numbers if it was binned, else over its levels."""
         probs, borders = probs[..., : self.levels[k]], self.borders[k]
-        if borders is None or len(borders) < 3:
+        if borders is None:
             return Categorical(probs=probs, validate_args=False)
         return Bar(probs.clamp(min=1e-300).log(), torch.tensor(borders, dtype=probs.dtype), validate_args=False)
 
@@ -134,7 +137,7 @@ class Coding:
             values: list[Any] = number.tolist()
         else:
             code = law.probs.argmax(-1)
-            names: Any = column.levels or self.values[k] or self.borders[k]
+            names: Any = column.levels or self.values[k]
             values = [names[int(i)] for i in code]
         chance = probs.gather(-1, code.unsqueeze(-1)).squeeze(-1)
         return [_date(v) if column.kind == "date" else v for v in values], chance
@@ -144,15 +147,13 @@ class Coding:
         import pandas as pd
 
         new = frame.copy()
-        names = [str(c) for c in frame.columns]
-        for k, (name, values) in enumerate(found.items()):
-            hole, series = holes[:, k], new.iloc[:, names.index(name)]
+        for k, (values, series) in enumerate(zip(found.values(), self.series(frame), strict=True)):
+            hole = holes[:, k]
             if not hole.any():
                 continue
-            label = new.columns[names.index(name)]
             whole = [v if gap else old for v, gap, old in zip(values, hole, series, strict=True)]
             filled = pd.Series(_typed(whole, series, self.columns.kept[k]), index=new.index)
-            new[label] = _like(filled, series)
+            new[series.name] = _like(filled, series)
         return new
 
     # Files

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from bayesvision.core.checks import as_tensor, check_count
 from bayesvision.core.modules import outside_inference_mode
-from bayesvision.core.recipes import describe
 from bayesvision.core.roles import Log
 from bayesvision.distributions import Categorical
 from bayesvision.methods.mdbm.inference import Certificate
@@ -17,7 +16,6 @@ from bayesvision.methods.mdbm.machine import images
 from bayesvision.methods.mdbm.posterior import MDBMPosterior
 from bayesvision.methods.mdbm.tasks import Learning, MaskedRows
 from bayesvision.training.batches import batches_of
-from bayesvision.training.loop import minimize
 from bayesvision.training.seeds import seeded
 from bayesvision.training.train import Train
 
@@ -83,12 +81,9 @@ class ImageMDBM(Learning):
         parts = [posterior.codes(x, None, y) for x, y in batches_of(source)]
         codes = torch.cat(parts).float()
         rows = MaskedRows(codes, self, None if self.classes is None else codes.shape[1] - 1, self.shape[1:])
-        posterior.machine.start_from(codes)
-        recipe = {"method": describe(self), "images": len(codes)}
-        cost = minimize(posterior.machine, rows.loss, rows.batch, self.train, recipe, log)
-        size = sum(p.numel() for p in posterior.parameters())
-        posterior.metadata = {"parameters": size, "images": len(codes), **cost}
-        return posterior.ready()
+        posterior.learn(codes, rows, {"images": len(codes)}, log)
+        posterior.metadata["images"] = len(codes)
+        return posterior
 
     def untrained(self) -> "ImageMDBMPosterior":
         """A posterior with weak random interactions."""

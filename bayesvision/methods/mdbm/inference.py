@@ -66,9 +66,8 @@ def mean_field(
         exactness: when to stop.
     """
     coupling = bounded.coupling
-    with torch.no_grad():
-        z, *found = Ascent(bounded, bias).solve(free, start, exactness.tolerance, exactness.most)
-        certificate = Certificate(*found)
+    z, *found = Ascent(bounded, bias).solve(free, start, exactness.tolerance, exactness.most)
+    certificate = Certificate(*found)
     if not torch.is_grad_enabled():
         return z, certificate
     q = torch.where(free, coupling.layout.softmax(coupling(z) + bias), z)  # carries the gradients of Phi and b

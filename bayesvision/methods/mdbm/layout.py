@@ -39,7 +39,7 @@ class Layout:
     """Blocks one after the other.
 
     Args:
-        blocks: those of each layer.
+        layers: the blocks of each.
     """
 
     def __init__(self, layers: tuple[tuple[Block, ...], ...]) -> None:
@@ -76,6 +76,14 @@ class Layout:
     def layer_sizes(self) -> list[int]:
         """Number of entries of every layer."""
         return [sum(block.size for block in layer) for layer in self.layers]
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Where the levels of each variable begin and end."""
+        found, first = [], 0
+        for block in self.blocks:
+            found += [(first + k * block.levels, first + (k + 1) * block.levels) for k in range(block.count)]
+            first += block.size
+        return found
 
     def names(self, device: torch.device) -> Int[Tensor, " size"]:
         """Number of the variable that each entry belongs to."""

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from bayesvision.methods.mdbm.ascent import Bounded
+from bayesvision.methods.mdbm.ascent import Bounded, Coupling
 from bayesvision.methods.mdbm.couplings import ConvInteractions, DenseInteractions
 from bayesvision.methods.mdbm.inference import Certificate, Exactness, mean_field
 from bayesvision.methods.mdbm.layout import Block, Layout
@@ -57,9 +57,13 @@ class Machine(nn.Module):
     def layout(self) -> Layout:
         return self.interactions.layout
 
+    def coupling(self) -> Coupling:
+        """Phi, bounded."""
+        return self.interactions.coupling(self.margin)
+
     def bounded(self) -> Bounded:
         """Phi, and a bound of the largest eigenvalue of -Phi, in all likelihood: found from below, and a tenth more."""
-        coupling = self.interactions.coupling(self.margin)
+        coupling = self.coupling()
         with torch.no_grad():
             v = torch.randn(self.bias.shape, generator=generator("cpu", 0), dtype=torch.float64).to(self.bias)
             value = 0.0

@@ -11,7 +11,6 @@ from torch import Tensor
 from bayesvision.core.checks import check_count, check_inputs, columns_of
 from bayesvision.core.data import Data
 from bayesvision.core.modules import outside_inference_mode
-from bayesvision.core.recipes import describe
 from bayesvision.core.roles import Exported, Log
 from bayesvision.distributions import Bar, Categorical
 from bayesvision.methods.mdbm.coding import Coding
@@ -20,7 +19,6 @@ from bayesvision.methods.mdbm.inference import Certificate
 from bayesvision.methods.mdbm.machine import dense
 from bayesvision.methods.mdbm.posterior import TIGHT, MDBMPosterior
 from bayesvision.methods.mdbm.tasks import Learning, MaskedRows
-from bayesvision.training.loop import minimize
 from bayesvision.training.seeds import seeded
 
 __all__ = ["MDBM", "Imputation", "TableMDBMPosterior"]
@@ -94,12 +92,9 @@ class MDBM(Learning):
             levels = self._levels(codes)
         posterior = self.untrained(levels, coding)
         rows = MaskedRows(codes.float(), self, self._label(levels, coding))
-        posterior.machine.start_from(codes)
-        recipe = {"method": describe(self), "levels": list(levels), "rows": len(codes)}
-        cost = minimize(posterior.machine, rows.loss, rows.batch, self.train, recipe, log)
-        size = sum(p.numel() for p in posterior.parameters())
-        posterior.metadata = {"parameters": size, "rows of data": len(codes), **cost}
-        return posterior.ready()
+        posterior.learn(codes, rows, {"levels": list(levels), "rows": len(codes)}, log)
+        posterior.metadata["rows of data"] = len(codes)
+        return posterior
 
     def _label(self, levels: tuple[int, ...], coding: Coding | None) -> int | None:
         names = list(coding.names) if coding else []
@@ -226,8 +221,7 @@ class TableMDBMPosterior(MDBMPosterior):
         for k, name in enumerate(self.coding.names):
             found[name], chance = self.coding.likely(k, probs[:, k])
             chances.append(torch.where(holes[:, k], chance, 1.0))
-        names = [str(c) for c in rows.columns]
-        gone = [rows.iloc[:, names.index(name)].isna().to_numpy() for name in self.coding.names]
+        gone = [series.isna().to_numpy() for series in self.coding.series(rows)]
         holes = holes & torch.as_tensor(np.array(gone)).mT  # a value unknown in training is no hole
         filled = self.coding.fill(rows, found, holes.numpy())
         return Imputation(filled, holes, probs, torch.stack(chances, -1), certificate, self.coding)

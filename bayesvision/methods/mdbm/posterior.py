@@ -8,12 +8,14 @@ from torch import Tensor
 
 from bayesvision.core.checks import check_count, check_inputs
 from bayesvision.core.modules import outside_inference_mode, share, split_state
-from bayesvision.core.roles import Conditionable, Exported
+from bayesvision.core.recipes import describe
+from bayesvision.core.roles import Conditionable, Exported, Log
 from bayesvision.distributions import Categorical
 from bayesvision.methods.mdbm.inference import Certificate, Exactness, elbo
 from bayesvision.methods.mdbm.machine import Machine
 from bayesvision.methods.mdbm.sampling import gibbs
-from bayesvision.methods.mdbm.tasks import Learning
+from bayesvision.methods.mdbm.tasks import Learning, MaskedRows
+from bayesvision.training.loop import minimize
 
 __all__ = ["MDBMPosterior"]
 
@@ -53,7 +55,6 @@ class MDBMPosterior(Conditionable):
 
     def infer(self) -> None:
         """Let mean field settle given what was seen, in float64."""
-        self.seen = self.seen.double()  # float32 holds every level exactly
         self.belief, certificate = self.exact().settled(self.seen, TIGHT)
         self.bound, self.iterations = certificate.bound, certificate.iterations
 
@@ -120,8 +121,8 @@ class MDBMPosterior(Conditionable):
         place = self.places(x)
         value = self.values(place, y)
         batch = torch.broadcast_shapes(place.shape[:-1], self.seen.shape[:-1])
-        whole = self.seen.double().expand(*batch, -1)
-        place, value = place.expand(*batch, -1), value.double().expand(*batch, -1)
+        whole = self.seen.expand(*batch, -1)
+        place, value = place.expand(*batch, -1), value.expand(*batch, -1)
         new = whole.scatter(-1, place, value)
         told = whole.gather(-1, place)
         if (new.gather(-1, place) != value).any() or (~told.isnan() & (told != value)).any():
@@ -155,7 +156,7 @@ class MDBMPosterior(Conditionable):
     def elbo(self) -> Float[Tensor, "*batch"]:
         """Lower bound of the log normaliser given what was seen; of log p(seen), but for that of nothing seen."""
         exact = self.exact()
-        return elbo(exact.bounded().coupling, exact.bias, self.belief.double())
+        return elbo(exact.coupling(), exact.bias, self.belief)
 
     def sample(self, shape: tuple[int, ...] = (), sweeps: int = 50, seed: int = 0) -> Int[Tensor, "*shape"]:
         """Levels of all visible variables together [*shape, *batch, variables], by Gibbs sampling from the belief on.
@@ -165,9 +166,9 @@ class MDBMPosterior(Conditionable):
         """
         check_count("sweeps", sweeps, 0)
         exact, batch = self.exact(), self.belief.shape
-        free, _ = exact.clamped(self.seen.double())
-        start, free = (v.expand(*shape, *batch).reshape(-1, batch[-1]) for v in (self.belief.double(), free))
-        x = gibbs(exact.bounded().coupling, exact.bias, start, free, sweeps, seed)
+        free, _ = exact.clamped(self.seen)
+        start, free = (v.expand(*shape, *batch).reshape(-1, batch[-1]) for v in (self.belief, free))
+        x = gibbs(exact.coupling(), exact.bias, start, free, sweeps, seed)
         return exact.marginals(x).argmax(-1).reshape(*shape, *batch[:-1], len(self.levels))
 
     # Copies and files
@@ -183,7 +184,7 @@ class MDBMPosterior(Conditionable):
     def export(self) -> Exported:
         """Weights and what was seen."""
         weights, exact = split_state(self)
-        return Exported(weights, exact | {"seen": self.seen.double()}, {"metadata": self.metadata})
+        return Exported(weights, exact | {"seen": self.seen}, {"metadata": self.metadata})
 
     def restored(self, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
         """This posterior with the state that `export` gave."""
@@ -191,6 +192,14 @@ class MDBMPosterior(Conditionable):
         self.to(tensors["machine.bias"].dtype)
         self.load_state_dict(tensors)
         self.seen, self.metadata = seen, header["metadata"]
+        return self.ready()
+
+    def learn(self, codes: Tensor, rows: MaskedRows, recipe: dict[str, Any], log: Log | None) -> Self:
+        """This posterior, trained on `rows`, whose levels are `codes`."""
+        method = self.method
+        self.machine.start_from(codes)
+        cost = minimize(self.machine, rows.loss, rows.batch, method.train, {"method": describe(method), **recipe}, log)
+        self.metadata = {"parameters": sum(p.numel() for p in self.parameters()), **cost}
         return self.ready()
 
     def ready(self) -> Self:

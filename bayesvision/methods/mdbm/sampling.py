@@ -27,11 +27,7 @@ def gibbs(
     """
     rng, layout = generator(start.device, seed), coupling.layout
     x = layout.each(lambda chance: _drawn(chance, rng), start)
-    spans, first = [], 0
-    for block in layout.blocks:
-        spans += [(first + k * block.levels, first + (k + 1) * block.levels) for k in range(block.count)]
-        first += block.size
-    spans = [(low, high) for low, high in spans if bool(free[:, low].any())]
+    spans = [(low, high) for low, high in layout.spans() if bool(free[:, low].any())]
     matrix = coupling.rows(0, layout.size) if layout.size <= WHOLE else None
     field = coupling(x) + bias
     for _ in range(sweeps):

@@ -1,21 +1,34 @@
-"""Examples from what users have, and mini-batches of them as pure functions of a seed and a step."""
+"""Examples from what users have, kept once, and mini-batches of them as pure functions of a seed and a step."""
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+import tempfile
+from collections.abc import Callable, Iterable
+from typing import IO, Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Generator, Tensor
+from torch.utils.data import Dataset, IterableDataset
 
 from bayesvision.core.checks import as_tensor, check_inputs
 from bayesvision.core.data import Data
 from bayesvision.training.seeds import generator
+from bayesvision.training.train import Train
 
-__all__ = ["batches_of", "places"]
+__all__ = ["Augment", "Examples", "Minibatches", "batches_of", "places"]
 
-BLOCK = 64  # examples of a Data asked for at once
-
+BLOCK = 64  # examples of a Data or a Dataset asked for at once
+LARGE = 1 << 30  # bytes from which on examples are kept in a temporary file
 ORDER = 1 << 40  # tells the generators of orders from those of noise
+AUGMENT = 1 << 41  # and from those of changes to examples
+
+Augment = Callable[[Tensor, Generator], Tensor]  # a batch of inputs and a generator to what training sees
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> Int[Tensor, " count"]:
+    return torch.randperm(count, generator=generator("cpu", seed, ORDER, epoch))
 
 
 def places(seed: int, step: int, batch: int, count: int) -> Int[Tensor, " batch"]:
@@ -28,47 +41,190 @@ def places(seed: int, step: int, batch: int, count: int) -> Int[Tensor, " batch"
     found, start = [], step * batch
     while batch:
         epoch, first = divmod(start, count)
-        order = torch.randperm(count, generator=generator("cpu", seed, ORDER, epoch))
-        part = order[first : first + batch]
+        part = _order(seed, epoch, count)[first : first + batch]
         found.append(part)
         start, batch = start + len(part), batch - len(part)
     return torch.cat(found)
 
 
 def batches_of(source: Any) -> Iterable[tuple[Any, Any]]:
-    """Batches (x, y) of a `Data` or of a loader.
+    """Batches (x, y) of a `Data`, of a map-style Dataset or of a loader, which is read once and to its end.
 
     Raises:
-        ValueError: no batches, or other things than pairs.
-        TypeError: neither a `Data` nor an iterable.
+        ValueError: no batches, other things than pairs, or a stream of single examples.
+        TypeError: none of these.
     """
     if isinstance(source, Data):
         yield from _blocks(source)
         return
+    if isinstance(source, IterableDataset):
+        raise ValueError("source must give batches, got an IterableDataset of examples; wrap it in a DataLoader")
+    if isinstance(source, Dataset):
+        source = _stacked(source)
     if not isinstance(source, Iterable):
-        raise TypeError(f"source must be Data(x, y) or a loader of batches (x, y), got {type(source).__name__}")
+        raise TypeError(
+            f"source must be Data(x, y), a Dataset or a loader of batches (x, y), got {type(source).__name__}"
+        )
     count = 0
     for batch in source:
-        if not isinstance(batch, list | tuple) or len(batch) != 2:
-            got = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, list | tuple) else type(batch).__name__
-            raise ValueError(f"source must give batches (x, y), got a {got}; map them to pairs first")
         count += 1
-        yield batch[0], batch[1]
+        yield _pair(batch, "batches")
     if not count:
         raise ValueError(
             "source gave no batch; a generator can be read once only, and drop_last=True drops a single short batch"
         )
 
 
+def _pair(value: Any, what: str) -> tuple[Any, Any]:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        got = f"{type(value).__name__} of {len(value)}" if isinstance(value, list | tuple) else type(value).__name__
+        raise ValueError(f"source must give {what} (x, y), got a {got}; map them to pairs first")
+    return value[0], value[1]
+
+
+def _stacked(source: Any) -> Iterable[tuple[Any, Any]]:
+    """Batches of a map-style Dataset."""
+    try:
+        count = len(source)
+    except TypeError:
+        raise ValueError(
+            f"source must have a length, got the Dataset {type(source).__name__} without one; wrap it in a DataLoader"
+        ) from None
+    for first in range(0, count, BLOCK):
+        pairs = [_pair(source[k], "examples") for k in range(first, min(first + BLOCK, count))]
+        yield tuple(_stack(name, values) for name, values in zip("xy", zip(*pairs, strict=True), strict=True))
+
+
+def _stack(name: str, values: tuple[Any, ...]) -> Tensor:
+    tensors = [as_tensor(name, value) for value in values]
+    shapes = {tuple(value.shape) for value in tensors}
+    if len(shapes) > 1:
+        raise ValueError(f"{name} must have one shape in all examples, got {sorted(shapes)[:2]}; resize or pad them")
+    return torch.stack(tensors)
+
+
 def _blocks(source: Data) -> Iterable[tuple[Any, Any]]:
+    """Batches of a Data; arrays of more than two axes, which may be mapped from a file, are read one by one."""
     x, y = source
     if y is None:
         raise ValueError("y must hold the targets of the rows of x, got None: Data(x, y)")
-    x, y = (as_tensor("x", x) if getattr(x, "ndim", 0) > 2 else check_inputs(x)), as_tensor("y", y)
+    x, y = (x if getattr(x, "ndim", 0) > 2 else check_inputs(x)), as_tensor("y", y)
     if not y.ndim or not len(x) or len(x) != len(y):
         raise ValueError(
             "y must have one value for each row of x, and at least one, "
             f"got the shapes {tuple(y.shape)} and {tuple(x.shape)}"
         )
     for k in range(0, len(x), BLOCK):
-        yield x[k : k + BLOCK], y[k : k + BLOCK]
+        yield as_tensor("x", x[k : k + BLOCK]), y[k : k + BLOCK]
+
+
+class Record(NamedTuple):
+    """Where an example lies in the file, and the type and shape of each of its tensors."""
+
+    offset: int
+    kinds: tuple[tuple[torch.dtype, tuple[int, ...]], ...]
+
+
+class Examples:
+    """Examples of one or more tensors each, kept once: in memory, or in a temporary file when they are large.
+
+    Examples may differ in shape (`examples[k]`); those that `take` stacks may not.
+
+    Args:
+        large: bytes from which on they are kept in a file, which is mapped and goes with this object.
+    """
+
+    def __init__(self, large: int = LARGE) -> None:
+        self.large, self.bytes = large, 0
+        self.held: list[tuple[Tensor, ...]] = []
+        self.records: list[Record] = []
+        self.file: IO[bytes] | None = None
+        self._whole: tuple[Tensor, ...] | None = None  # `held`, stacked
+
+    def __len__(self) -> int:
+        if self._whole is not None:
+            return len(self._whole[0])
+        return len(self.held if self.file is None else self.records)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        if self._whole is not None:
+            return tuple(value[index] for value in self._whole)
+        if self.file is None:
+            return self.held[index]
+        offset, kinds = self.records[index]
+        found = []
+        for dtype, shape in kinds:
+            size = torch.Size(shape).numel() * dtype.itemsize
+            raw = torch.from_numpy(np.array(np.memmap(self.file, np.uint8, "r", offset, (size,))))
+            found.append(raw.view(dtype).reshape(shape))
+            offset += size
+        return tuple(found)
+
+    def add(self, *batch: Tensor) -> None:
+        """Take in examples along the first axis of each tensor."""
+        for example in zip(*(value.detach().cpu() for value in batch), strict=True):
+            self._keep(tuple(value.clone(memory_format=torch.contiguous_format) for value in example))
+
+    def _keep(self, example: tuple[Tensor, ...]) -> None:
+        if self._whole is not None:
+            self.held, self._whole = [self[k] for k in range(len(self))], None
+        self.bytes += sum(value.numel() * value.dtype.itemsize for value in example)
+        if self.file is None:
+            self.held.append(example)
+            if self.bytes > self.large:
+                self.file = tempfile.TemporaryFile()  # noqa: SIM115 (gone with this object)
+                for one in self.held:
+                    self._write(one)
+                self.held = []
+        else:
+            self._write(example)
+
+    def _write(self, example: tuple[Tensor, ...]) -> None:
+        assert self.file is not None
+        self.file.seek(0, 2)
+        self.records.append(Record(self.file.tell(), tuple((v.dtype, tuple(v.shape)) for v in example)))
+        for value in example:
+            self.file.write(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        self.file.flush()
+
+    def take(self, chosen: Int[Tensor, " n"]) -> tuple[Tensor, ...]:
+        """The chosen examples, stacked."""
+        if self.file is not None:
+            return tuple(torch.stack(parts) for parts in zip(*(self[k] for k in chosen.tolist()), strict=True))
+        if self._whole is None:
+            self._whole = tuple(torch.stack(parts) for parts in zip(*self.held, strict=True))
+            self.held = []
+        return tuple(value[chosen] for value in self._whole)
+
+
+class Minibatches:
+    """Mini-batches of examples: micro-batch j of step i as a pure function of the seed and of both.
+
+    Args:
+        examples: pairs (x, y).
+        train: whose `batch` counts examples and whose `seed` orders them.
+        device: that batches are put on.
+        augment: what changes inputs, `augment(x, generator)`; it must be a pure function of both.
+    """
+
+    def __init__(
+        self, examples: Examples, train: Train, device: torch.device, augment: Augment | None = None
+    ) -> None:
+        self.examples, self.train, self.device, self.augment = examples, train, device, augment
+        self.size = train.batch // train.accumulate
+
+    @property
+    def num_data(self) -> int:
+        """Number of examples."""
+        return len(self.examples)
+
+    def __call__(self, step: int, part: int) -> tuple[Tensor, Tensor]:
+        number = step * self.train.accumulate + part
+        x, y = self.examples.take(places(self.train.seed, number, self.size, self.num_data))
+        if self.augment is not None:
+            changed = self.augment(x, generator("cpu", self.train.seed, AUGMENT, number))
+            if not isinstance(changed, Tensor) or changed.shape != x.shape:
+                got = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+                raise ValueError(f"augment must return inputs of the shape {tuple(x.shape)}, got {got}")
+            x = changed
+        return x.to(self.device), y.to(self.device)

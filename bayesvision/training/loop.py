@@ -23,6 +23,7 @@ __all__ = ["minimize"]
 
 Loss = Callable[[Any, Any], Tensor]
 Batches = Callable[[int, int], Any]
+Between = Callable[[int, Optimizers], None]
 
 
 @contextlib.contextmanager
@@ -117,6 +118,7 @@ def minimize(
     recipe: dict[str, Any],
     log: Log | None = None,
     drawn: dict[str, int] | None = None,
+    between: Between | None = None,
 ) -> dict[str, Any]:
     """Train `network` in place and return what it cost, the runs before a `train.start` included.
 
@@ -126,6 +128,8 @@ def minimize(
         recipe: what identifies the run; a training state of another recipe is refused.
         log: receives loss, lr, gradient norm, seconds and the fraction of time spent on batches.
         drawn: what the whole run draws, such as its number of tasks, told with the cost.
+        between: called with the number of steps done and the optimisers after every step, before its state is saved;
+            it may change parameters and their moments in place, as a pure function of both and of the step.
 
     Raises:
         FileNotFoundError: `train.start` is no file.
@@ -146,20 +150,25 @@ def minimize(
         run = TrainingRun(network, loss, batch, train, group)
         state = TrainingState(network, run.optimizers, group, train, recipe)
         with _terminations(state.path is not None) as caught:
-            seconds = _loop(run, state, caught, log)
+            seconds = _loop(run, state, caught, log, between)
         gather(network)
         network.eval()
         cost = {**(drawn or {}), "steps": train.steps, "seconds": round(seconds, 1), "processes": group.size}
         return before.added(cost)
 
 
-def _loop(run: TrainingRun, state: TrainingState, caught: list[int], log: Log | None) -> float:
+def _loop(
+    run: TrainingRun, state: TrainingState, caught: list[int], log: Log | None, between: Between | None
+) -> float:
     """All steps that are left; returns the seconds that the whole run took."""
     step, before = state.load()
     began, seconds = time.perf_counter(), before
     while step < run.train.steps:
         metrics = run.advance(step)
-        step, seconds = step + 1, before + time.perf_counter() - began
+        step += 1
+        if between is not None:
+            between(step, run.optimizers)
+        seconds = before + time.perf_counter() - began
         if log is not None and run.group.rank == 0:
             log.log(metrics | {"seconds": seconds, "sampling": run.sampling / (seconds - before)}, step)
         stopping = run.group.any(bool(caught))

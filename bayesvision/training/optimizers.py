@@ -1,4 +1,4 @@
-"""The optimisers that train a network: AdamW, or Muon for its matrices and AdamW for the rest."""
+"""The optimisers that train a network: AdamW, Muon for its matrices and AdamW for the rest, or plain descent."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ __all__ = ["Optimizers"]
 
 REST = 1 / 3  # learning rate of AdamW beside Muon, as a fraction of Muon's
 MOMENTUM = 0.95
+DESCENT_MOMENTUM = 0.9
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of the quintic iteration, and how often it is applied
 ITERATIONS = 5
 
@@ -71,7 +72,9 @@ class Optimizers:
         if matrices:
             muon = Muon(matrices, train.lr)
             self.members.append((muon, 1.0))
-        if rest:
+        if rest and train.optimizer == "sgd":
+            self.members.append((torch.optim.SGD(rest, lr=train.lr, momentum=DESCENT_MOMENTUM), 1.0))
+        elif rest:
             adamw = torch.optim.AdamW(rest, lr=train.lr, weight_decay=0.0, fused=True)
             self.members.append((adamw, REST if train.optimizer == "muon" else 1.0))
         self._home = {id(p): member for member, _ in self.members for g in member.param_groups for p in g["params"]}

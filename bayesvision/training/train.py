@@ -83,7 +83,8 @@ class Train:
         lr: peak learning rate, reached after `warmup` steps and then lowered to zero along a cosine.
         warmup: fraction of the steps with linear warm-up.
         optimizer: `adamw`, or `muon`: orthogonalised momentum (Jordan et al. 2024) for the matrices inside the network,
-            scaled to the step size of AdamW (Liu et al. 2025, arXiv 2502.16982, section 2.2), and AdamW for the rest.
+            scaled to the step size of AdamW (Liu et al. 2025, arXiv 2502.16982, section 2.2), and AdamW for the rest;
+            or `sgd`: gradient descent with the momentum 0.9.
         max_grad_norm: gradients are scaled down to this norm.
         seed: of the initial weights and of the stream of batches.
         precision: `auto` is bfloat16 autocast on an accelerator and float32 on a CPU.
@@ -100,7 +101,7 @@ class Train:
     batch: int = 16
     lr: float = 1e-3
     warmup: float = 0.05
-    optimizer: Literal["adamw", "muon"] = "adamw"
+    optimizer: Literal["adamw", "muon", "sgd"] = "adamw"
     max_grad_norm: float = 1.0
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

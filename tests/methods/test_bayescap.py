@@ -501,7 +501,7 @@ def test_large_pairs_go_to_a_file_and_say_the_same(maps):
     small, large = OutputDataset(), OutputDataset(large=5000)
     for pairs in (small, large):
         for k in range(0, 24, 6):
-            pairs.add(x[k : k + 6], x[k : k + 6], y[k : k + 6])
+            pairs.add_outputs(x[k : k + 6], x[k : k + 6], y[k : k + 6])
     assert large.file is not None and small.file is None and len(large) == len(small) == 24
     for k in (0, 7, 23):
         assert all(torch.equal(a, b) for a, b in zip(small[k], large[k], strict=True))

@@ -2,12 +2,10 @@
 
 import functools
 import math
-import tempfile
 import warnings
 from dataclasses import dataclass, replace
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
@@ -15,7 +13,7 @@ from torch import Generator, Tensor
 from bayesvision.core.checks import LARGEST, as_tensor, check_classes, check_inputs, check_targets, columns_of
 from bayesvision.core.data import Data
 from bayesvision.methods.bayescap.frozen import Frozen, stacked
-from bayesvision.training.batches import batches_of
+from bayesvision.training.batches import LARGE, Examples, batches_of
 
 __all__ = ["OutputDataset"]
 
@@ -50,9 +48,6 @@ class OutputSpec:
         return -3 if self.form == "maps" else -1
 
 
-LARGE = 1 << 30  # bytes from which on the pairs are kept in a temporary file
-
-
 def _grid_step(values: Float[Tensor, " n"]) -> float:
     """The step of the grid that `values` lie on; 0 if they do not, or on one of few levels only.
 
@@ -67,36 +62,19 @@ def _grid_step(values: Float[Tensor, " n"]) -> float:
     return step if bool(((off - off.round()).abs() < 0.02).all()) else 0.0
 
 
-class OutputDataset:
-    """Examples (reads, y), each with a shape of its own; in memory, or in a temporary file when they are large.
+class OutputDataset(Examples):
+    """Examples (reads, y), each with a shape of its own.
 
     `reads` is [channels, *place] or [channels] and `y` what goes with its first channels; the axes after the first are
     places of a map.
     """
 
     def __init__(self, large: int = LARGE) -> None:
-        self.large, self.bytes = large, 0
-        self.examples: list[tuple[Tensor, Tensor]] = []
-        self.places: list[tuple[int, tuple[int, ...], tuple[int, ...]]] = []
-        self.file: IO[bytes] | None = None
+        super().__init__(large)
         self.low, self.high = math.inf, -math.inf  # of the targets
         self.divided: bool | None = None  # whether targets of 8 bits were brought from 0..255 to 0..1
 
-    def __len__(self) -> int:
-        return len(self.places) if self.file is not None else len(self.examples)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        if self.file is None:
-            return self.examples[index]
-        offset, *shapes = self.places[index]
-        found = []
-        for shape in shapes:
-            view = np.memmap(self.file, np.float32, "r", offset, shape or (1,))
-            found.append(torch.from_numpy(np.array(view)).reshape(shape))
-            offset += 4 * int(np.prod(shape))
-        return found[0], found[1]
-
-    def add(self, reads: Tensor, outputs: Tensor, y: Any) -> None:
+    def add_outputs(self, reads: Tensor, outputs: Tensor, y: Any) -> None:
         """Take in a batch [batch, ...].
 
         Raises:
@@ -116,8 +94,7 @@ class OutputDataset:
         first = len(self)
         for name, value in (("the network's output", outputs), ("y", y)):
             _check_finite(name, value, first)
-        for one, target in zip(reads.cpu().float(), y, strict=True):
-            self._keep(one.contiguous(), target.contiguous())
+        self._take_in(reads, y)
 
     def add_labels(self, reads: Tensor, y: Any, classes: int) -> None:
         """Take in a batch [batch, entries] with its class labels [batch].
@@ -127,8 +104,11 @@ class OutputDataset:
         """
         _check_finite("the network's output", reads, len(self))
         labels = check_classes(y, reads.cpu(), classes)
-        for one, label in zip(reads.cpu().float(), labels.float(), strict=True):
-            self._keep(one.contiguous(), label)
+        self._take_in(reads, labels.float())
+
+    def _take_in(self, reads: Tensor, y: Tensor) -> None:
+        self.low, self.high = min(self.low, float(y.min())), max(self.high, float(y.max()))
+        self.add(reads.float(), y)
 
     def _dequantised(self, y: Tensor, outputs: Tensor) -> Tensor:
         """Targets of 8 bits in the units of the outputs: 0..1 where these are, else 0..255."""
@@ -151,27 +131,6 @@ class OutputDataset:
         places = torch.linspace(0, len(self) - 1, min(len(self), wanted), dtype=torch.float64).long().tolist()
         values = torch.cat([self[k][1].flatten()[:GRID_VALUES] for k in places]).double()
         return 12**-0.5 * _grid_step(values)
-
-    def _keep(self, reads: Tensor, y: Tensor) -> None:
-        self.low, self.high = min(self.low, float(y.min())), max(self.high, float(y.max()))
-        self.bytes += 4 * (reads.numel() + y.numel())
-        if self.file is None:
-            self.examples.append((reads.clone(), y.clone()))
-            if self.bytes > self.large:
-                self.file = tempfile.TemporaryFile()  # noqa: SIM115 (gone with this object)
-                for example in self.examples:
-                    self._write(*example)
-                self.examples = []
-        else:
-            self._write(reads, y)
-
-    def _write(self, reads: Tensor, y: Tensor) -> None:
-        assert self.file is not None
-        self.file.seek(0, 2)
-        self.places.append((self.file.tell(), tuple(reads.shape), tuple(y.shape)))
-        for value in (reads, y):
-            self.file.write(value.numpy().tobytes())
-        self.file.flush()
 
     def draw(self, count: int, crop: int, source: Generator) -> tuple[Tensor, Tensor]:
         """`count` examples with replacement, maps cut to squares of the side `crop` at even places, or to the least."""
@@ -216,7 +175,7 @@ def _ask(
             pairs.add_labels(reads, y, classes)
         else:
             y = check_targets(y, x, constant=True) if table and scalar else y
-            pairs.add(reads, outputs, _with_channel(y, outputs))
+            pairs.add_outputs(reads, outputs, _with_channel(y, outputs))
     assert kind is not None
     if classes and kind.channels != classes:
         raise ValueError(f"net must return one logit for each of {classes} classes, got {kind.channels}")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayesvision.methods.mdbm.images import ImageMDBM as ImageMDBM
     from bayesvision.methods.mdbm.mdbm import MDBM as MDBM
     from bayesvision.methods.pfn.pfn import PFN as PFN
+    from bayesvision.methods.ssvi.ssvi import SSVI as SSVI
     from bayesvision.methods.tables.tables import TablePFN as TablePFN
     from bayesvision.training.loggers import JsonLines as JsonLines
     from bayesvision.training.train import Execution as Execution

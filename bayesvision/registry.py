@@ -41,6 +41,7 @@ NAMES = {  # name of `bayesvision` -> module, imported on first use
     "MetricScale": "bayesvision.distributions.metric",
     "PFN": "bayesvision.methods.pfn.pfn",
     "ParticleFilter": "bayesvision.baselines.particle_filter",
+    "SSVI": "bayesvision.methods.ssvi.ssvi",
     "StoppingRule": "bayesvision.early_stopping.rule",
     "TablePFN": "bayesvision.methods.tables.tables",
     "Train": "bayesvision.training.train",
@@ -61,6 +62,7 @@ POSTERIORS = {  # method in a checkpoint's header -> its posterior
     ),
     "MDBM": Stored(("bayesvision.methods.mdbm.mdbm", "TableMDBMPosterior")),
     "ImageMDBM": Stored(("bayesvision.methods.mdbm.images", "ImageMDBMPosterior")),
+    "SSVI": Stored(None, ("bayesvision.methods.ssvi.posterior", "SSVIPosterior")),
     "GP": Stored(("bayesvision.baselines.gp", "GPPosterior")),
 }
 EXTRAS = {  # package -> extra of bayesvision that installs it

@@ -1,7 +1,7 @@
 """One tiny instance of every method; the laws of `test_contract.py` hold for each of them."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from bayesvision import (
     MCMC,
     MDBM,
     PFN,
+    SSVI,
     BayesCap,
     Data,
     DistributionTransformer,
@@ -30,6 +31,10 @@ TRAIN = Train(steps=30, batch=16, lr=1e-2, execution=Execution(device="cpu"))
 LINE = BayesianLinear(FEATURES, noise=0.05)
 
 
+LINEAR = partial(torch.nn.Linear, dtype=torch.float32)
+CONV = partial(torch.nn.Conv1d, dtype=torch.float32)
+
+
 @dataclass(frozen=True)
 class Instance:
     """A recipe, the prior that it is fitted to (None if it learns from data alone), and the roles of its posterior."""
@@ -41,6 +46,7 @@ class Instance:
     classes: int | None = None
     features: int = FEATURES
     smooth: bool = True
+    net: Any = None  # that its files do not hold
 
     @property
     def far(self) -> torch.Tensor:
@@ -156,6 +162,36 @@ def first_column(x: torch.Tensor) -> torch.Tensor:
     return x[..., 0]
 
 
+class Shared(torch.nn.Module):
+    """A chain of layers and a number of its own; all weights are always the same."""
+
+    def __init__(self, *layers: torch.nn.Module) -> None:
+        super().__init__()
+        self.body = torch.nn.Sequential(*layers)
+        self.gain = torch.nn.Parameter(torch.ones((), dtype=torch.float32))
+        for number, value in enumerate(self.parameters()):
+            draw = torch.randn(value.shape, generator=generator("cpu", 9, number), dtype=torch.float32)
+            value.data = draw / value[0].numel() ** 0.5 if value.ndim > 1 else 1 + 0.1 * draw
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gain * self.body(x)
+
+
+def mlp(inputs: int, outputs: int) -> torch.nn.Module:
+    return Shared(LINEAR(inputs, 12), torch.nn.Tanh(), LINEAR(12, outputs))
+
+
+def convolutions(outputs: int) -> torch.nn.Module:
+    """Along the columns of a row."""
+    first = (torch.nn.Unflatten(1, (1, FEATURES)), CONV(1, 6, 2, padding=1), torch.nn.Tanh())
+    return Shared(*first, CONV(6, 4, 2), torch.nn.Tanh(), torch.nn.Flatten(), LINEAR(8, outputs))
+
+
+def wrapped() -> torch.nn.Module:
+    """Layers inside others, norms and numbers of its own."""
+    return Shared(mlp(FEATURES, 8), torch.nn.LayerNorm(8, dtype=torch.float32), torch.nn.Tanh(), mlp(8, 2))
+
+
 @lru_cache
 def base(instance: Instance) -> Any:
     """What was learned from the prior, once a run."""
@@ -182,6 +218,8 @@ CURVES = LCPFN(
     train=Train(steps=30, batch=2, lr=1e-2, execution=Execution(device="cpu")),
 )
 TABLES = {"columns": 4, "context": 32, "width": 16, "layers": 1, "heads": 2, "train": TRAIN}
+SPARSE = {"density": 0.6, "draws": 4, "interval": 10, "train": TRAIN}
+KEPT = frozenset({STORABLE, LATENT})
 CAP = {"reads": ("output", "input"), "width": 8, "depth": 1, "train": TRAIN}
 ORDER = torch.randperm(28, generator=generator("cpu", 5))  # of 32 variables with three levels
 SHADE = 0.75 * torch.rand(60, 1, generator=generator("cpu", 6), dtype=torch.float64)
@@ -191,6 +229,10 @@ PICTURES = Data(LEVELS.reshape(60, 1, 4, 8) / 2, LEVELS[:, 0])
 PICTURE = {"shape": (1, 4, 8), "classes": 3, "grey": 3, "train": TRAIN}
 ROW = LEVELS[0]
 INSTANCES = (
+    Instance("ssvi", SSVI(mlp(FEATURES, 1), **SPARSE), KEPT, net=mlp(FEATURES, 1)),
+    Instance("ssvi-wrapped", SSVI(wrapped(), noise="output", **SPARSE), KEPT, net=wrapped()),
+    Instance("ssvi-conv", SSVI(convolutions(1), **SPARSE), KEPT, net=convolutions(1)),
+    LabelInstance("ssvi-classes", SSVI(mlp(FEATURES, 3), classes=3, **SPARSE), KEPT, classes=3, net=mlp(FEATURES, 3)),
     Instance("pfn", network(), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance("pfn-standardize", network(standardize=True), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance(

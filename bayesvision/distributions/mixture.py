@@ -51,6 +51,17 @@ class Mixture(Continuous, td.MixtureSameFamily):
         spread = (parts.mean - self.mean.unsqueeze(-1)).square()
         return (self.weights * (parts.variance + spread)).sum(-1)
 
+    @property
+    def epistemic_variance(self) -> Float[Tensor, "*batch"]:
+        """Var[mean] over the components: of members or draws of a network, what is not known of the function."""
+        spread = (self.component_distribution.mean - self.mean.unsqueeze(-1)).square()
+        return (self.weights * spread).sum(-1)
+
+    @property
+    def aleatoric_variance(self) -> Float[Tensor, "*batch"]:
+        """E[var] over the components: the noise that stays, however much is seen."""
+        return (self.weights * self.component_distribution.variance).sum(-1)
+
     def _at(self, index: tuple[Any, ...]) -> Self:
         logits = self.mixture_distribution.logits[(*index, slice(None))]
         component = self.component_distribution[(*index, slice(None))]

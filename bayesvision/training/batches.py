@@ -92,10 +92,10 @@ def _stacked(source: Any) -> Iterable[tuple[Any, Any]]:
         ) from None
     for first in range(0, count, BLOCK):
         pairs = [_pair(source[k], "examples") for k in range(first, min(first + BLOCK, count))]
-        yield tuple(_stack(name, values) for name, values in zip("xy", zip(*pairs, strict=True), strict=True))
+        yield _stack("x", [x for x, _ in pairs]), _stack("y", [y for _, y in pairs])
 
 
-def _stack(name: str, values: tuple[Any, ...]) -> Tensor:
+def _stack(name: str, values: list[Any]) -> Tensor:
     tensors = [as_tensor(name, value) for value in values]
     shapes = {tuple(value.shape) for value in tensors}
     if len(shapes) > 1:
@@ -207,9 +207,7 @@ class Minibatches:
         augment: what changes inputs, `augment(x, generator)`; it must be a pure function of both.
     """
 
-    def __init__(
-        self, examples: Examples, train: Train, device: torch.device, augment: Augment | None = None
-    ) -> None:
+    def __init__(self, examples: Examples, train: Train, device: torch.device, augment: Augment | None = None) -> None:
         self.examples, self.train, self.device, self.augment = examples, train, device, augment
         self.size = train.batch // train.accumulate
 

@@ -157,9 +157,7 @@ def minimize(
         return before.added(cost)
 
 
-def _loop(
-    run: TrainingRun, state: TrainingState, caught: list[int], log: Log | None, between: Between | None
-) -> float:
+def _loop(run: TrainingRun, state: TrainingState, caught: list[int], log: Log | None, between: Between | None) -> float:
     """All steps that are left; returns the seconds that the whole run took."""
     step, before = state.load()
     began, seconds = time.perf_counter(), before

@@ -1,0 +1,1 @@
+"""Bayesian neural networks that are sparse from the first step."""

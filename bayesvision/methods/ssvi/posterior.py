@@ -1,0 +1,163 @@
+"""What a trained `SSVI` knows: a predictive of weight draws, the kept weights, what they cost, and a plain module."""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributions as td
+from torch import Tensor, nn
+
+from bayesvision.core.modules import outside_inference_mode, split_state
+from bayesvision.core.recipes import build, to_json
+from bayesvision.core.roles import Exported, Posterior
+from bayesvision.distributions import Categorical, Mixture, Normal, Predictive
+from bayesvision.methods.ssvi.compact import Compact, compacted
+from bayesvision.methods.ssvi.cost import Cost, counted
+from bayesvision.methods.ssvi.examples import Inputs
+from bayesvision.methods.ssvi.model import Model
+from bayesvision.methods.ssvi.network import check_same, deterministic, layers_of, signature
+from bayesvision.training.seeds import generator
+
+__all__ = ["Density", "SSVIPosterior"]
+
+BLOCK = 2048  # inputs that go through the network together
+DRAW = 1 << 44  # tells the generators of draws from others
+
+
+class Density(NamedTuple):
+    """Shares of the weights that are kept: of all, and of each layer."""
+
+    overall: float
+    layers: dict[str, float]
+
+
+class SSVIPosterior(Posterior):
+    """A sparse Bayesian network.
+
+    Attributes:
+        method: the recipe, without the network.
+        model: the sparse network with the units of its data.
+        inputs: what it takes.
+        metadata: what training cost, and the noise that it learned.
+    """
+
+    def __init__(self, method: Any, model: Model, inputs: Inputs, metadata: dict[str, Any], net: nn.Module) -> None:
+        super().__init__()
+        self.method, self.model, self.inputs, self.metadata = method, model, inputs, metadata
+        self._signature = signature(net)
+        self.requires_grad_(False).eval()
+
+    def predict(self, x: Any) -> Predictive:
+        """A mixture of `draws` normals, one for each draw of the weights; for classes the average of their softmaxes.
+
+        Component k is the same draw of the weights in every row: (mean, noise) of network k. Their spread is what the
+        posterior does not know, `epistemic_variance` of a mixture and `mutual_information` of a categorical.
+
+        Raises:
+            ValueError: another shape, other columns or numbers that are not finite.
+        """
+        rows, batch, dtype = self.inputs.check(x)
+        raws = [self._outputs(rows, k).to(dtype) for k in range(self.method.draws)]
+        if self.method.classes:
+            return Categorical.of_members(torch.stack(raws).unflatten(1, batch))
+        laws = [self.model.law(raw.unflatten(0, batch), not self.inputs.targets) for raw in raws]
+        loc, scale = (torch.stack([getattr(law, name) for law in laws], -1) for name in ("loc", "scale"))
+        units = (self.model.y_loc.unsqueeze(-1).to(loc), self.model.y_scale.unsqueeze(-1).to(loc))
+        return Mixture.of(Normal(units[0] + units[1] * loc, units[1] * scale, validate_args=False))
+
+    def _outputs(self, rows: Tensor, draw: int) -> Tensor:
+        """Raw outputs of one draw of the weights."""
+        rows, weights = rows.to(self.model.y_loc.device), self._drawn(draw)
+        parts = [torch.func.functional_call(self.model, weights, (part,)) for part in rows.split(BLOCK)]
+        return torch.cat(parts)
+
+    def _drawn(self, draw: int) -> dict[str, Tensor]:
+        """Weights of a draw, under the names of their means."""
+        found = {}
+        for number, (name, layer) in enumerate(layers_of(self.model).items()):
+            source = generator("cpu", self.method.train.seed, DRAW, number, draw)
+            for key, mu, rho in (("mu", layer.mu, layer.rho), ("bias_mu", layer.bias_mu, layer.bias_rho)):
+                if mu is not None and rho is not None:
+                    noise = torch.randn(mu.shape, generator=source, dtype=torch.float32).to(mu)
+                    found[f"{name}.{key}"] = mu + nn.functional.softplus(rho) * noise
+        return found
+
+    @property
+    def latent(self) -> dict[str, td.Normal]:
+        """The normals of the kept weights and of the biases, by the names of the network's parameters."""
+        found = {}
+        for name, layer in layers_of(self.model.network).items():
+            prefix = f"{name}." if name else ""
+            found[f"{prefix}weight"] = td.Normal(layer.mu, layer.sigma, validate_args=False)
+            if layer.bias_mu is not None and layer.bias_rho is not None:
+                scale = nn.functional.softplus(layer.bias_rho)
+                found[f"{prefix}bias"] = td.Normal(layer.bias_mu, scale, validate_args=False)
+        return found
+
+    @property
+    def places(self) -> dict[str, Tensor]:
+        """Where the kept weights of `latent` are, [kept, axes of the weight], by the names of the parameters."""
+        return {
+            f"{name}.weight" if name else "weight": torch.stack(torch.unravel_index(layer.index, layer.shape), -1)
+            for name, layer in layers_of(self.model.network).items()
+        }
+
+    @property
+    def density(self) -> Density:
+        """What is kept, of all weights and layer by layer."""
+        layers = layers_of(self.model.network)
+        kept = sum(len(layer.index) for layer in layers.values())
+        shares = {name: len(layer.index) / layer.size for name, layer in layers.items()}
+        return Density(kept / sum(layer.size for layer in layers.values()), shares)
+
+    @property
+    def cost(self) -> Cost:
+        """Multiply-adds of one input and bytes, of training and inference, against the dense network."""
+        return counted(self.model, self.inputs.shape, self.method.train.optimizer)
+
+    @outside_inference_mode
+    def compact(self, draw: int | None = None) -> Compact:
+        """A plain module for deployment, from inputs to outputs in the units of the data: logits, or numbers.
+
+        Its weights are the means, or those of a draw. Weights that are not kept are gone: inputs that nothing reads and
+        units of which nothing is read are sliced away, and each layer is dense or on compressed rows, as is faster.
+
+        Raises:
+            ValueError: `draw` is none of the posterior's.
+        """
+        if draw is not None and not 0 <= draw < self.method.draws:
+            raise ValueError(f"draw must be one of 0 to {self.method.draws - 1}, got {draw}")
+        weights = {} if draw is None else self._drawn(draw)
+        return compacted(self.model, weights, self.method.noise == "output", self.inputs.targets, self.inputs.shape)
+
+    def __repr__(self) -> str:
+        layers = layers_of(self.model.network)
+        share = self.density.overall
+        total = sum(layer.size for layer in layers.values())
+        lines = [f"{type(self).__name__}: {share:.3g} of {total:,} weights kept", "sparse and Bayesian:"]
+        lines += [f"  {name or 'net'}: {type(v).__name__}, {v.extra_repr()}" for name, v in layers.items()]
+        rest = deterministic(self.model.network)
+        return "\n".join([*lines, "deterministic:", *(f"  {line}" for line in rest or ["nothing"])])
+
+    def export(self) -> Exported:
+        """All that was learned; what inputs are, what training cost, and the network's layers, to know it again."""
+        header = {"inputs": to_json(self.inputs), "metadata": self.metadata, "network": self._signature}
+        return Exported(*split_state(self.model), header)
+
+    @classmethod
+    def restore(
+        cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any], net: nn.Module
+    ) -> "SSVIPosterior":
+        """The posterior that `export` described, around a network like the one it was learned with.
+
+        Raises:
+            ValueError: another network; the first layer that differs is named.
+        """
+        check_same(net, header["network"])
+        model = method.untrained(net)
+        for name in ("x_loc", "x_scale", "y_loc", "y_scale"):
+            setattr(model, name, tensors[name])
+        if model.log_noise is not None:
+            model.log_noise = nn.Parameter(tensors["log_noise"])
+        model.to(next(v.dtype for k, v in tensors.items() if k.endswith("mu")))
+        model.load_state_dict(tensors)
+        return cls(method, model, build(Inputs, header["inputs"]), header["metadata"], net)

@@ -227,7 +227,7 @@ def test_density_one_is_dense_variational_inference_step_for_step():
     layers, losses = [m for m in method.net if isinstance(m, nn.Linear)], []
     parameters = []
     for dense in layers:
-        spread = 0.1 * float(dense.weight.detach().double().square().mean().sqrt())
+        spread = 0.01 * float(dense.weight.detach().double().square().mean().sqrt())
         rho = math.log(math.expm1(spread))
         for value in (dense.weight, dense.bias):
             parameters += [

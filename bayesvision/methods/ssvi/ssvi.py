@@ -79,7 +79,7 @@ class SSVI:
     beta: float = 1.0
     beta_warmup: float = 0.0
     prior_std: float | None = None
-    initial_std: float = 0.1
+    initial_std: float = 0.01
     criterion: Criterion = "snr"
     exponent: float = 1.0
     allocation: Allocation = "erk"

@@ -8,6 +8,7 @@ from bayesvision.cli.curves.replay import replay
 from bayesvision.cli.curves.watch import watch
 from bayesvision.cli.images import cap
 from bayesvision.cli.pretrain import pretrain
+from bayesvision.cli.sparse import sparse
 from bayesvision.cli.tables.impute import impute
 from bayesvision.cli.tables.predict import predict
 
@@ -20,5 +21,5 @@ def main() -> None:
     """Bayesian prediction: calibrated answers from tables, priors and checkpoints."""
 
 
-for command in (predict, impute, cap, curves, watch, replay, pretrain, validate, info):
+for command in (predict, impute, cap, sparse, curves, watch, replay, pretrain, validate, info):
     main.add_command(command)

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -11,7 +12,17 @@ from typing import Any
 
 import click
 
-__all__ = ["FILE", "Command", "check_output", "show", "timed", "training_log", "waiting"]
+__all__ = [
+    "FILE",
+    "Command",
+    "build_network",
+    "check_output",
+    "import_named",
+    "show",
+    "timed",
+    "training_log",
+    "waiting",
+]
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -93,6 +104,58 @@ def check_output(path: Path, *inputs: Path | str | None) -> None:
         raise ValueError(f"{path} is a folder; name a file")
     if any(other is not None and path.resolve() == Path(other).resolve() for other in inputs):
         raise ValueError(f"{path} is read and would be overwritten; write to another file")
+
+
+def import_named(name: str, option: str) -> Any:
+    """What MODULE:FUNCTION names, looked for in the working folder too.
+
+    Raises:
+        ValueError: no such module or function.
+    """
+    import importlib
+
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise ValueError(f"{option} must be MODULE:FUNCTION, got {name!r}")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{option}: {error}; run in the folder that holds {module}.py") from None
+    except AttributeError:
+        raise ValueError(f"{option}: {module} has no {function}") from None
+    if not callable(found):
+        raise ValueError(f"{option}: {name} is a {type(found).__name__} and cannot be called")
+    return found
+
+
+def build_network(name: str, weights: Path | None) -> Any:
+    """What the function MODULE:FUNCTION returns, with the weights of a safetensors file in it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no such function, or weights that do not fit.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from torch import nn
+
+    network = import_named(name, "--net")()
+    if weights is None:
+        return network
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"--weights needs a torch module, and {name} returns a {type(network).__name__}")
+    if not weights.is_file():
+        raise FileNotFoundError(f"no file {weights}")
+    try:
+        network.load_state_dict(load_file(weights))
+    except SafetensorError as error:
+        raise ValueError(f"{weights} is not a whole safetensors file ({error})") from None
+    except RuntimeError as error:
+        raise ValueError(f"{weights} does not fit {name}: {error}") from None
+    return network
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float]:

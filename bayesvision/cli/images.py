@@ -1,12 +1,11 @@
 """`bayesvision cap`: maps of the uncertainty around a network that restores images."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from bayesvision.cli.common import Command, show, waiting
+from bayesvision.cli.common import Command, build_network, import_named, show, waiting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +57,7 @@ def cap(net: str, data: Path, out: Path, degrade: str | None, known: Path | None
 
     if out.resolve() in [(data / part).resolve() for part in (".", "input", "target")]:
         raise ValueError(f"--out {out} is where the images are, and would be overwritten; name another folder")
-    network = _network(net, options["weights"])
+    network = build_network(net, options["weights"])
     examples = _examples(data, degrade)
     reads = tuple(part.strip() for part in options["reads"].split(","))
     train = Train(steps=options["steps"], batch=8, lr=2e-3, seed=options["seed"])
@@ -85,49 +84,6 @@ def cap(net: str, data: Path, out: Path, degrade: str | None, known: Path | None
     click.echo(f"wrote {out}")
 
 
-def _import(name: str, option: str) -> Any:
-    """What MODULE:FUNCTION names, looked for in the working folder too."""
-    import importlib
-
-    module, _, function = name.partition(":")
-    if not module or not function:
-        raise ValueError(f"{option} must be MODULE:FUNCTION, got {name!r}")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        found = getattr(importlib.import_module(module), function)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{option}: {error}; run in the folder that holds {module}.py") from None
-    except AttributeError:
-        raise ValueError(f"{option}: {module} has no {function}") from None
-    if not callable(found):
-        raise ValueError(f"{option}: {name} is a {type(found).__name__} and cannot be called")
-    return found
-
-
-def _network(name: str, weights: Path | None) -> Any:
-    """What the function returns, with the weights in it."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    from torch import nn
-
-    network = _import(name, "--net")()
-    if weights is None:
-        return network
-    if not isinstance(network, nn.Module):
-        raise ValueError(f"--weights needs a torch module, and {name} returns a {type(network).__name__}")
-    if not weights.is_file():
-        raise FileNotFoundError(f"no file {weights}")
-    try:
-        network.load_state_dict(load_file(weights))
-    except SafetensorError as error:
-        raise ValueError(f"{weights} is not a whole safetensors file ({error})") from None
-    except RuntimeError as error:
-        raise ValueError(f"{weights} does not fit {name}: {error}") from None
-    return network
-
-
 def _examples(folder: Path, degrade: str | None) -> list[Example]:
     inputs, targets = folder / "input", folder / "target"
     split = inputs.is_dir() and targets.is_dir()
@@ -139,7 +95,7 @@ def _examples(folder: Path, degrade: str | None) -> list[Example]:
     twice = {p.stem for p in paths if sum(q.stem == p.stem for q in paths) > 1}
     if twice:
         raise ValueError(f"images must have different names, got several of {', '.join(sorted(twice))}")
-    make, examples = None if degrade is None else _import(degrade, "--degrade"), []
+    make, examples = None if degrade is None else import_named(degrade, "--degrade"), []
     for path in paths:
         y = _read(path)
         if split:

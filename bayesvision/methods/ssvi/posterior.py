@@ -145,7 +145,7 @@ class SSVIPosterior(Posterior):
 
     @classmethod
     def restore(
-        cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any], net: nn.Module
+        cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any], net: Any = None
     ) -> "SSVIPosterior":
         """The posterior that `export` described, around a network like the one it was learned with.
 

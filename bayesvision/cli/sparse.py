@@ -1,0 +1,137 @@
+"""`bayesvision sparse`: a sparse Bayesian network from a function that builds a dense one, and arrays."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bayesvision.cli.common import FILE, Command, build_network, check_output, show, training_log
+
+__all__ = ["sparse"]
+
+MEGA = 2**20
+
+
+@click.command(cls=Command)
+@click.option("--net", required=True, help="MODULE:FUNCTION that returns a torch module.")
+@click.option("--weights", type=FILE, help="Weights to load into it, safetensors.")
+@click.option("--trained", is_flag=True, help="Start from the largest of its weights, in place of random places.")
+@click.option("--data", type=FILE, required=True, help="Arrays x and y, npz.")
+@click.option("--test", type=FILE, help="The same of examples to score.")
+@click.option("--out", type=FILE, required=True, help="What was learned, safetensors; without the network.")
+@click.option("--density", type=float, default=0.1, show_default=True, help="Share of the weights that are kept.")
+@click.option("--classes", type=click.IntRange(2), help="Number of classes, if y holds labels 0, 1, ...")
+@click.option("--numbers", is_flag=True, help="Take whole numbers in y for numbers, not labels.")
+@click.option("--noise", type=click.Choice(["learned", "output"]), default="learned", show_default=True)
+@click.option("--draws", type=click.IntRange(1), default=32, show_default=True, help="Of the weights, to predict.")
+@click.option("--steps", type=click.IntRange(1), default=5_000, show_default=True, help="Of training.")
+@click.option("--batch", type=click.IntRange(1), default=128, show_default=True, help="Examples of a step.")
+@click.option("--lr", type=float, default=2e-3, show_default=True, help="Learning rate.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--resume", is_flag=True, help="Go on from the state that an earlier run left, if any.")
+@click.option("--log", type=FILE, help="Append metrics to this file, one JSON object a line.")
+def sparse(net: str, data: Path, out: Path, test: Path | None, log: Path | None, **options: Any) -> None:
+    """Train a sparse Bayesian copy of a network, and say what it costs beside the dense one."""
+    check_output(out, data, test, options["weights"], log)
+    folder = out.with_name(out.name + ".training")
+    if folder.exists() and not options["resume"]:
+        raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
+    import torch
+
+    import bayesvision as bv
+
+    examples = _arrays(data, options["classes"], options["numbers"])
+    held = None if test is None else _arrays(test, options["classes"], options["numbers"])
+    train = bv.Train(
+        steps=options["steps"],
+        batch=options["batch"],
+        lr=options["lr"],
+        seed=options["seed"],
+        execution=bv.Execution(checkpoint_dir=str(folder)),
+    )
+    network = build_network(net, options["weights"])
+    if not isinstance(network, torch.nn.Module):
+        raise ValueError(f"--net {net} returns a {type(network).__name__}; it must return a torch module")
+    method = bv.SSVI(
+        network,
+        density=options["density"],
+        draws=options["draws"],
+        classes=options["classes"],
+        noise=options["noise"],
+        initial="trained" if options["trained"] else "random",
+        train=train,
+    )
+    with training_log(log, train.steps) as progress:
+        posterior = method.fit(examples, progress)
+    bv.save(posterior, out)
+    shutil.rmtree(folder, ignore_errors=True)
+    _report(posterior)
+    if held is not None:
+        _score(posterior, held)
+    click.echo(
+        f"wrote {out}: {posterior.density.overall:.1%} of the weights; load it with bayesvision.load(path, net=net)"
+    )
+
+
+def _arrays(path: Path, classes: int | None, numbers: bool) -> Any:
+    """The arrays x and y of a file."""
+    import zipfile
+
+    import numpy as np
+
+    from bayesvision.core.data import Data
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name] for name in ("x", "y") if name in file.files}
+            held = ", ".join(file.files)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, AttributeError) as error:
+        words = "it holds objects" if "bject" in str(error) else str(error)  # numpy would advise to unpickle them
+        raise ValueError(f"{path} is no whole npz file of numbers ({words}); np.savez(path, x=x, y=y)") from None
+    if len(found) < 2:
+        raise ValueError(f"{path} must hold the arrays x and y, and holds {held}; np.savez(path, x=x, y=y)")
+    x, y = found["x"], found["y"]
+    if classes is None and not numbers and y.dtype.kind in "iub":
+        raise ValueError(
+            f"{path} holds whole numbers in y; say --classes K if they are labels 0 to K - 1, or --numbers if not"
+        )
+    return Data(x, y.astype(float) if numbers else y)
+
+
+def _report(posterior: Any) -> None:
+    """What each layer keeps, and its cost beside the dense one."""
+    cost = posterior.cost
+    rows = [
+        [
+            part.name,
+            f"{part.weights:,}",
+            f"{part.kept:,}",
+            f"{part.kept / part.weights:.1%}",
+            f"{part.dense_macs:,}",
+            f"{part.done_macs:,}",
+            f"{part.dense_training_bytes / MEGA:.2f}",
+            f"{part.training_bytes / MEGA:.2f}",
+            part.kernel,
+        ]
+        for part in (*cost.layers, cost.total)
+    ]
+    heads = ["layer", "weights", "kept", "share", "multiply-adds, dense", "sparse", "training MB, dense", "sparse"]
+    show("Dense against sparse", [*heads, "products"], rows)
+
+
+def _score(posterior: Any, held: Any) -> None:
+    import torch
+
+    from bayesvision import metrics
+
+    with torch.no_grad():
+        law = posterior.predict(held.x)
+        y = held.y.squeeze(-1) if held.y.shape == (*law.batch_shape, 1) else held.y
+        if posterior.method.classes:
+            first, name = f"{float(metrics.accuracy(law, y)):.2%}", "accuracy"
+        else:
+            first, name = f"{float(metrics.rmse(law, y)):.4g}", "RMSE"
+    click.echo(f"of {len(held.y):,} test examples: {name} {first}, NLL {float(metrics.nll(law, y)):.4f}")

@@ -39,6 +39,18 @@ def test_training_lowers_the_loss(name, precision):
     assert sum(losses[-10:]) < sum(losses[:10])
 
 
+def test_sparse_layers_agree_with_the_cpu(device):
+    x, y = torch.rand(200, 3, generator=generator("cpu", 0)), torch.rand(200, generator=generator("cpu", 1))
+    net = torch.nn.Sequential(torch.nn.Linear(3, 300), torch.nn.ReLU(), torch.nn.Linear(300, 1))
+    post = bv.SSVI(net, density=0.1, train=bv.Train(steps=250, batch=32, execution=bv.Execution(device="cpu"))).fit(
+        bv.Data(x, y)
+    )
+    here, there = post.predict(x), post.to(device).predict(x)
+    torch.testing.assert_close(there.mean.cpu(), here.mean, rtol=1e-3, atol=1e-3)
+    again = bv.SSVI(net, density=0.1, train=bv.Train(steps=250, batch=32)).fit(bv.Data(x, y))
+    assert next(again.parameters()).device.type == device.type
+
+
 @pytest.mark.parametrize("prior", [BayesianLinear(2), GaussianProcessMixture(2), StructuralTables((2, 2))])
 def test_a_batch_is_finite_and_a_function_of_the_seed(prior, device):
     first, second = (prior.sample(8, 20, generator=generator(device, 3, 5)) for _ in range(2))

@@ -19,7 +19,7 @@ from bayesvision.training.seeds import generator
 
 __all__ = ["Density", "SSVIPosterior"]
 
-BLOCK = 2048  # inputs that go through the network together
+BLOCK = 1 << 18  # numbers of the inputs that go through the network together
 DRAW = 1 << 44  # tells the generators of draws from others
 
 
@@ -67,7 +67,8 @@ class SSVIPosterior(Posterior):
     def _outputs(self, rows: Tensor, draw: int) -> Tensor:
         """Raw outputs of one draw of the weights."""
         rows, weights = rows.to(self.model.y_loc.device), self._drawn(draw)
-        parts = [torch.func.functional_call(self.model, weights, (part,)) for part in rows.split(BLOCK)]
+        blocks = rows.split(max(1, BLOCK // rows[0].numel()))
+        parts = [torch.func.functional_call(self.model, weights, (block,)) for block in blocks]
         return torch.cat(parts)
 
     def _drawn(self, draw: int) -> dict[str, Tensor]:

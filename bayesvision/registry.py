@@ -27,6 +27,7 @@ class Former(NamedTuple):
 NAMES = {  # name of `bayesvision` -> module, imported on first use
     "BayesCap": "bayesvision.methods.bayescap.bayescap",
     "CurveFit": "bayesvision.baselines.curve_fit",
+    "DKM": "bayesvision.methods.dkm.dkm",
     "Data": "bayesvision.core.data",
     "DistributionTransformer": "bayesvision.methods.dt.dt",
     "Ensemble": "bayesvision.baselines.ensemble",

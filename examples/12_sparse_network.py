@@ -57,7 +57,9 @@ print(f"accuracy {float(bv.metrics.accuracy(law, truth)):.1%}, NLL {float(bv.met
 strange = held.flatten(1)[:, torch.randperm(64, generator=torch.Generator().manual_seed(1))].view_as(held)
 for name, images in (("digits", held), ("shuffled pixels", strange)):
     law = post.predict(images)
-    print(f"{name}: entropy {float(law.entropy().mean()):.2f}, of it {float(law.mutual_information.mean()):.2f} unknown")
+    print(
+        f"{name}: entropy {float(law.entropy().mean()):.2f}, of it {float(law.mutual_information.mean()):.2f} unknown"
+    )
 
 # %%
 # What it costs, counted beside the dense network, and a plain module to deploy.

@@ -1,7 +1,9 @@
 """Examples from what users have, kept once, and mini-batches of them as pure functions of a seed and a step."""
 
+import bisect
 import functools
 import tempfile
+import zlib
 from collections.abc import Callable, Iterable
 from typing import IO, Any, NamedTuple
 
@@ -16,7 +18,7 @@ from bayesvision.core.data import Data
 from bayesvision.training.seeds import generator
 from bayesvision.training.train import Train
 
-__all__ = ["Augment", "Examples", "Minibatches", "batches_of", "places"]
+__all__ = ["Augment", "Examples", "Minibatches", "batches_of", "checksum", "places"]
 
 BLOCK = 64  # examples of a Data or a Dataset asked for at once
 LARGE = 1 << 30  # bytes from which on examples are kept in a temporary file
@@ -118,9 +120,19 @@ def _blocks(source: Data) -> Iterable[tuple[Any, Any]]:
         yield as_tensor("x", x[k : k + BLOCK]), y[k : k + BLOCK]
 
 
-class Record(NamedTuple):
-    """Where an example lies in the file, and the type and shape of each of its tensors."""
+class Block(NamedTuple):
+    """Examples that came together.
 
+    Attributes:
+        first, count: number of the first one, and of all.
+        held: their tensors; None if they are in the file.
+        offset: where they begin in the file.
+        kinds: type, and shape of one example, of each tensor.
+    """
+
+    first: int
+    count: int
+    held: tuple[Tensor, ...] | None
     offset: int
     kinds: tuple[tuple[torch.dtype, tuple[int, ...]], ...]
 
@@ -128,73 +140,84 @@ class Record(NamedTuple):
 class Examples:
     """Examples of one or more tensors each, kept once: in memory, or in a temporary file when they are large.
 
-    Examples may differ in shape (`examples[k]`); those that `take` stacks may not.
+    Examples of different batches may differ in shape (`examples[k]`); those that `take` stacks may not.
 
     Args:
         large: bytes from which on they are kept in a file, which is mapped and goes with this object.
     """
 
     def __init__(self, large: int = LARGE) -> None:
-        self.large, self.bytes = large, 0
-        self.held: list[tuple[Tensor, ...]] = []
-        self.records: list[Record] = []
+        self.large, self.bytes, self.count = large, 0, 0
+        self.blocks: list[Block] = []
         self.file: IO[bytes] | None = None
-        self._whole: tuple[Tensor, ...] | None = None  # `held`, stacked
+        self._sums: list[int] = []
+        self._whole: tuple[Tensor, ...] | None = None  # all blocks, one after the other
 
     def __len__(self) -> int:
-        if self._whole is not None:
-            return len(self._whole[0])
-        return len(self.held if self.file is None else self.records)
+        return self.count
+
+    @property
+    def digest(self) -> list[int]:
+        """A checksum of all examples for each tensor: it does not depend on the batches that they came in."""
+        return [len(self), *self._sums]
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        if self._whole is not None:
-            return tuple(value[index] for value in self._whole)
-        if self.file is None:
-            return self.held[index]
-        offset, kinds = self.records[index]
-        found = []
-        for dtype, shape in kinds:
+        block = self.blocks[bisect.bisect_right(self.blocks, index, key=lambda b: b.first) - 1]
+        place = index - block.first
+        if block.held is not None:
+            return tuple(value[place] for value in block.held)
+        found, offset = [], block.offset
+        for dtype, shape in block.kinds:
             size = torch.Size(shape).numel() * dtype.itemsize
-            raw = torch.from_numpy(np.array(np.memmap(self.file, np.uint8, "r", offset, (size,))))
-            found.append(raw.view(dtype).reshape(shape))
-            offset += size
+            raw = np.array(np.memmap(self.file, np.uint8, "r", offset + place * size, (size,)))  # pyright: ignore
+            found.append(torch.from_numpy(raw).view(dtype).reshape(shape))
+            offset += block.count * size
         return tuple(found)
 
     def add(self, *batch: Tensor) -> None:
         """Take in examples along the first axis of each tensor."""
-        for example in zip(*(value.detach().cpu() for value in batch), strict=True):
-            self._keep(tuple(value.clone(memory_format=torch.contiguous_format) for value in example))
+        held = tuple(value.detach().cpu().clone(memory_format=torch.contiguous_format) for value in batch)
+        kinds = tuple((value.dtype, tuple(value.shape[1:])) for value in held)
+        block = Block(len(self), len(held[0]), held, 0, kinds)
+        self._sums = self._sums or [0] * len(held)
+        self._sums = [checksum(value, known) for value, known in zip(held, self._sums, strict=True)]
+        self.bytes += sum(value.numel() * value.dtype.itemsize for value in held)
+        self.blocks.append(block)
+        self.count, self._whole = len(self) + block.count, None
+        if self.file is None and self.bytes > self.large:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 (gone with this object)
+        if self.file is not None:
+            self.blocks = [self._written(one) for one in self.blocks]
 
-    def _keep(self, example: tuple[Tensor, ...]) -> None:
-        if self._whole is not None:
-            self.held, self._whole = [self[k] for k in range(len(self))], None
-        self.bytes += sum(value.numel() * value.dtype.itemsize for value in example)
-        if self.file is None:
-            self.held.append(example)
-            if self.bytes > self.large:
-                self.file = tempfile.TemporaryFile()  # noqa: SIM115 (gone with this object)
-                for one in self.held:
-                    self._write(one)
-                self.held = []
-        else:
-            self._write(example)
-
-    def _write(self, example: tuple[Tensor, ...]) -> None:
+    def _written(self, block: Block) -> Block:
         assert self.file is not None
+        if block.held is None:
+            return block
         self.file.seek(0, 2)
-        self.records.append(Record(self.file.tell(), tuple((v.dtype, tuple(v.shape)) for v in example)))
-        for value in example:
-            self.file.write(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        offset = self.file.tell()
+        for value in block.held:
+            self.file.write(_bytes(value))
         self.file.flush()
+        return block._replace(held=None, offset=offset)
 
     def take(self, chosen: Int[Tensor, " n"]) -> tuple[Tensor, ...]:
         """The chosen examples, stacked."""
-        if self.file is not None:
+        if self.file is not None or len({block.kinds for block in self.blocks}) > 1:
             return tuple(torch.stack(parts) for parts in zip(*(self[k] for k in chosen.tolist()), strict=True))
         if self._whole is None:
-            self._whole = tuple(torch.stack(parts) for parts in zip(*self.held, strict=True))
-            self.held = []
+            held: Any = [block.held for block in self.blocks]
+            self._whole = tuple(torch.cat(parts) for parts in zip(*held, strict=True))
+            self.blocks = [Block(0, len(self), self._whole, 0, self.blocks[0].kinds)]
         return tuple(value[chosen] for value in self._whole)
+
+
+def checksum(value: Tensor, known: int = 0) -> int:
+    """A checksum of a tensor's bytes, after those of `known`: tells whether a run that goes on has the same data."""
+    return zlib.crc32(_bytes(value), known)
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 class Minibatches:

@@ -1,7 +1,12 @@
 """Sparse subspace variational inference: closed forms, criteria, exchanges, sources, and what is refused."""
 
 import copy
+import json
 import math
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -15,9 +20,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import bayesvision as bv
 from bayesvision import SSVI, Data, Execution, Train
+from bayesvision.io.tensors import write_tensors
 from bayesvision.methods.ssvi.layers import SparseConv, SparseLinear, sparse_layer
 from bayesvision.methods.ssvi.learning import Learner
-from bayesvision.methods.ssvi.network import dense_gradients, layers_of, sparsified
+from bayesvision.methods.ssvi.network import dense_gradients, layers_of, sparsified, trainable
 from bayesvision.methods.ssvi.products import Pattern, products
 from bayesvision.methods.ssvi.selection import exchange, kept_counts, largest_places, random_places, score
 from bayesvision.training.optimizers import Optimizers
@@ -107,6 +113,32 @@ def test_gradients_of_a_layer(kind, training):
 
 
 # --- local reparameterisation and the KL
+
+
+def test_a_convolution_draws_its_weights_once_for_all_places():
+    """The mean over places, which independent noise at each would make nearly certain, varies as with drawn weights."""
+    # False alarms: 6 ratios of variances of 4,000 draws each beyond 12 %, more than 5 standard errors: below 1e-5.
+    with seeded(2):
+        convolution = nn.Conv1d(2, 3, 3, padding=1, dtype=torch.float64)
+        steps = nn.Linear(2, 3, dtype=torch.float64)
+    for dense, shape in ((convolution, (2, 64)), (steps, (64, 2))):
+        part = sparse_layer(dense, torch.arange(dense.weight.numel()), 1.0, 0.3)
+        x, axis = draws(9, 1, *shape).expand(4_000, *shape), -1 if dense is convolution else 1
+        with seeded(0), torch.no_grad():
+            trained = part.train()(x).mean(axis).var(0)
+            drawn = []
+            for _ in range(4_000):
+                weights = {
+                    name: value + getattr(part, sigma) * torch.randn_like(value)
+                    for name, value, sigma in (("mu", part.mu, "sigma"),)
+                }
+                weights["bias_mu"] = part.bias_mu + nn.functional.softplus(part.bias_rho) * torch.randn(
+                    3, dtype=torch.float64
+                )
+                drawn.append(torch.func.functional_call(part.eval(), weights, (x[:1],)).mean(axis)[0])
+            expected = torch.stack(drawn).var(0)
+        assert ((trained / expected).log().abs() < 0.3).all()
+        assert not ((trained / expected / 30).log().abs() < 0.3).any()
 
 
 @pytest.mark.parametrize("kept", [5, 12, 35])  # compressed rows, then masked dense
@@ -210,11 +242,11 @@ def test_the_bound_has_no_noise_where_nothing_is_uncertain():
 
 
 def _learner(method, x, y):
-    from bayesvision.methods.ssvi.examples import read
     from bayesvision.training.batches import Minibatches
+    from bayesvision.training.examples import read
 
-    examples = read(Data(x, y), method.classes).examples
-    model = method.untrained(method.net)
+    examples, inputs, _ = read(Data(x, y), method.classes)
+    model = method.untrained(method.net, inputs, trainable(method.net))
     return Learner(method, model, Minibatches(examples, method.train, torch.device("cpu"))), model
 
 
@@ -413,7 +445,7 @@ def test_counts_and_outputs_survive_every_exchange(seed, fraction, kept):
 
 
 def test_dense_gradients_are_those_of_the_dense_network():
-    network = sparsified(net(), 0.3, "erk", "random", 0.1, 0).double().eval()
+    network = sparsified(net(), ["0", "2"], 0.3, "erk", "random", 0.1, 0).double().eval()
     layers, x = layers_of(network), draws(0, 6, 3)
     found = dense_gradients(layers, [lambda: network(x[:3]).square().sum(), lambda: network(x[3:]).square().sum()])
     weights = {f"{k}.weight": v.weight.detach().requires_grad_() for k, v in layers.items()}
@@ -469,6 +501,54 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(tmp_path, optimizer):
         again = stopped.fit(Data(x, y)).model.state_dict()
         assert whole.keys() == again.keys()
         assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+
+SCRIPT = """
+import sys, time
+import torch
+import bayesvision as bv
+from bayesvision.io.tensors import read_tensors
+
+torch.set_num_threads(1)
+net = torch.nn.Sequential(torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1))
+net.load_state_dict(read_tensors("net.safetensors")[0])
+data, _ = read_tensors("data.safetensors")
+
+class Slow(bv.JsonLines):
+    def log(self, metrics, step, /):
+        super().log(metrics, step)
+        time.sleep(float(sys.argv[1]))
+
+train = bv.Train(
+    steps=60, batch=16, lr=1e-2, execution=bv.Execution(device="cpu", checkpoint_dir="run", save_every=1)
+)
+post = bv.SSVI(net, density=0.4, interval=3, train=train).fit(bv.Data(data["x"], data["y"]), log=Slow("log.jsonl"))
+bv.save(post, "post.safetensors")
+"""
+
+
+def test_a_run_that_was_killed_twice_ends_with_the_same_bits(tmp_path):
+    """By SIGKILL, while a state is written after every step and weights are exchanged at every third."""
+    x, y = rows()
+    write_tensors(tmp_path / "net.safetensors", net().state_dict(), {})
+    write_tensors(tmp_path / "data.safetensors", {"x": x, "y": y}, {})
+    (tmp_path / "script.py").write_text(SCRIPT)
+    log = tmp_path / "log.jsonl"
+    for reached in (8, 25):
+        process = subprocess.Popen([sys.executable, "script.py", "0.02"], cwd=tmp_path)
+        end = time.monotonic() + 120
+        while (len(log.read_text().splitlines()) if log.exists() else 0) < reached and time.monotonic() < end:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+    assert not (tmp_path / "post.safetensors").exists()
+    subprocess.run([sys.executable, "script.py", "0"], cwd=tmp_path, check=True, timeout=120)
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps.count(1) == 1 and steps[-1] == 60  # it went on, and did not start anew
+    whole = SSVI(net(), density=0.4, interval=3, train=replace(QUICK, steps=60)).fit(Data(x, y))
+    found = bv.load(tmp_path / "post.safetensors", net=net())
+    expected = whole.model.state_dict()
+    assert all(torch.equal(v, expected[k]) for k, v in found.model.state_dict().items())
 
 
 # --- predictions
@@ -793,10 +873,16 @@ def test_saved_without_the_network_and_loaded_around_it(fitted, tmp_path):
 @pytest.mark.parametrize(
     ("other", "words"),
     [
-        (nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 2)), r"2\.weight of Linear with the shape \[1, 32\]"),
-        (nn.Sequential(nn.Linear(3, 32), nn.Linear(32, 1)), r"2\.weight .* has 1\.weight"),
-        (nn.Sequential(nn.Conv1d(3, 32, 1), nn.Tanh(), nn.Linear(32, 1)), r"0\.weight of Linear .* of Conv1d"),
-        (nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 1), nn.LayerNorm(1)), r"nothing .* 3\.weight"),
+        (
+            nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 2)),
+            r"2: Linear\(in_features=32, out_features=1.* has 2: Linear\(in_features=32, out_features=2",
+        ),
+        (nn.Sequential(nn.Linear(3, 32), nn.Linear(32, 1)), r"1: Tanh.* has 1: Linear"),
+        (nn.Sequential(nn.Conv1d(3, 32, 1), nn.Tanh(), nn.Linear(32, 1)), "0: Linear.* has 0: Conv1d"),
+        (
+            nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 1), nn.LayerNorm(1)),
+            "nothing where this one has 3: LayerNorm",
+        ),
     ],
 )
 def test_another_network_is_refused_by_its_first_difference(fitted, tmp_path, other, words):
@@ -816,6 +902,193 @@ def test_the_recipe_of_the_paper():
     learner, _ = _learner(replace(recipe, train=replace(QUICK, steps=100)), *rows())
     assert [learner.batch(step, 0)[2] for step in (0, 25, 50, 99)] == [0.0, 0.005, 0.01, 0.01]
     assert SSVI.paper(own, 0.05, beta=1.0).beta == 1.0
+
+
+# --- odd networks and odd data
+
+
+class Reads(nn.Module):
+    """Uses the weight of one layer without calling it."""
+
+    def __init__(self):
+        super().__init__()
+        with seeded(0):
+            self.first, self.last = nn.Linear(3, 16), nn.Linear(16, 1)
+
+    def forward(self, x):
+        return self.last(torch.tanh(nn.functional.linear(x, self.first.weight, self.first.bias)))
+
+
+def test_a_layer_whose_weight_is_read_is_bayesian_too():
+    x, y = rows(300)
+    train = Train(steps=500, batch=32, lr=1e-2, execution=CPU)
+    post = SSVI(Reads(), density=1.0, train=train).fit(Data(x, y))
+    assert float((post.predict(x).mean - y).square().mean().sqrt()) < 0.25
+    assert float(post.latent["first.weight"].scale.mean()) < 0.3 * layers_of(post.model.network)["first"].natural_std
+    gradients = dense_gradients(layers_of(post.model), [lambda: post.model(x.float()).square().mean()])
+    post.model.train()
+    training = dense_gradients(layers_of(post.model), [lambda: post.model(x.float()).square().mean()])
+    assert float(training["network.first"].abs().max()) > 0 and float(gradients["network.last"].abs().max()) > 0
+
+
+def test_frozen_layers_stay_dense_and_as_they_are(tmp_path):
+    own = net()
+    own[0].requires_grad_(False)
+    x, y = rows()
+    post = SSVI(own, density=0.5, train=QUICK).fit(Data(x, y))
+    assert list(layers_of(post.model.network)) == ["2"]
+    assert torch.equal(post.model.network[0].weight, own[0].weight)
+    assert "0: Linear" in repr(post).split("deterministic:")[1]
+    bv.save(post, tmp_path / "s.safetensors")
+    loaded = bv.load(tmp_path / "s.safetensors", net=net())  # whose weights are not frozen
+    assert torch.equal(loaded.predict(x).mean, post.predict(x).mean)
+
+
+def test_a_trained_network_in_its_own_units_learns_its_noise():
+    x, y = rows(300)
+    own, big = net(), 1_000 * y
+    own.load_state_dict(own.state_dict() | {"2.weight": 300 * own[2].weight.detach()})
+    train = Train(steps=400, batch=64, lr=2e-3, execution=CPU)
+    post = SSVI(own, density=1.0, initial="trained", train=train).fit(Data(x, big))
+    law = post.predict(x)
+    rmse = float((law.mean - big).square().mean().sqrt())
+    assert 0.5 * rmse < post.metadata["noise"] < 2 * rmse
+
+
+@pytest.mark.parametrize("own", [nn.Sequential(*net(), nn.Flatten(0)), net()])
+def test_a_last_batch_axis_of_one_stays(own):
+    x, y = rows()
+    post = SSVI(own, density=0.5, draws=2, train=QUICK).fit(Data(x, y))
+    assert post.predict(x[:1]).batch_shape == (1,)
+    assert post.predict(x[:6].view(6, 1, 3)).batch_shape == (6, 1)
+    assert post.compact()(x[:1].float()).shape == (1,)
+
+
+def test_large_numbers_that_vary_little():
+    x, y = rows(200)
+    train = Train(steps=300, batch=64, lr=1e-2, execution=CPU)
+    plain = SSVI(net(), density=0.6, train=train).fit(Data(x, y)).predict(x)
+    moved = x + torch.tensor([1.7e9, 0.0, 0.0], dtype=torch.float64)
+    law = SSVI(net(), density=0.6, train=train).fit(Data(moved, y + 1e9)).predict(moved)
+    torch.testing.assert_close(law.mean - 1e9, plain.mean, rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+def test_networks_of_other_precisions(kind, tmp_path):
+    x, y = rows()
+    own = net().to(kind)
+    post = SSVI(own, density=0.15, draws=2, train=QUICK).fit(Data(x.float(), y.float()))
+    expected = torch.float64 if kind == torch.float64 else torch.float32
+    assert post.model.kind == expected and len(post.latent["0.weight"].scale.unique()) > 3
+    plain = post.compact()
+    for inputs in (x, x.float()):
+        torch.testing.assert_close(plain(inputs).double(), plain(x).double(), rtol=1e-3, atol=1e-4)
+    bv.save(post, tmp_path / "s.safetensors")
+    loaded = bv.load(tmp_path / "s.safetensors", net=net().to(kind))
+    for inputs in (x, x.float()):
+        assert torch.equal(loaded.predict(inputs).mean, post.predict(inputs).mean)
+
+
+def test_half_precision_of_the_products():
+    x, y = rows()
+    post = SSVI(net(3, 200), density=0.1, train=replace(QUICK, precision="bfloat16")).fit(Data(x, y))
+    assert post.predict(x).mean.isfinite().all()
+
+
+def test_tokens_stay_whole_numbers():
+    x = torch.randint(20, (200, 5), generator=generator("cpu", 0))
+    y = (x == 3).any(1).long()
+    with seeded(0):
+        own = nn.Sequential(nn.Embedding(20, 8), nn.Flatten(), nn.Linear(40, 2))
+    post = SSVI(own, density=0.5, classes=2, train=replace(QUICK, steps=200)).fit(Data(x, y))
+    assert float(bv.metrics.accuracy(post.predict(x), y)) > 0.9
+    torch.testing.assert_close(post.compact()(x), post.model(x))
+    assert post.cost.total.kept > 0
+    with pytest.raises(ValueError, match="whole numbers"):
+        post.predict(x + 0.5)
+
+
+def test_a_grouped_convolution_before_another_is_compact():
+    with seeded(0):
+        layers = (
+            nn.Conv2d(1, 8, 3),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, groups=8),
+            nn.ReLU(),
+            nn.Conv2d(8, 4, 1),
+            nn.Flatten(),
+        )
+        own = nn.Sequential(*layers, nn.Linear(16, 2))
+    x = draws(0, 40, 1, 6, 6).float()
+    post = SSVI(own, density=0.1, classes=2, train=QUICK).fit(Data(x, (x.sum((1, 2, 3)) > 0).long()))
+    torch.testing.assert_close(post.compact()(x), post.model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_transformer_is_compact():
+    with seeded(0):
+        encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 1)
+        own = nn.Sequential(encoder, nn.Flatten(), nn.Linear(24, 2))
+    x = draws(0, 60, 3, 8).float()
+    post = SSVI(own, density=0.3, classes=2, draws=2, train=QUICK).fit(Data(x, (x[:, 0, 0] > 0).long()))
+    with torch.no_grad():
+        torch.testing.assert_close(post.compact()(x), post.model(x), rtol=1e-3, atol=1e-4)
+
+
+def test_a_posterior_inside_a_module_that_trains_predicts_the_same(fitted):
+    post, x, _ = fitted
+    said = post.predict(x).mean
+    nn.ModuleList([post]).train()
+    assert torch.equal(post.predict(x).mean, said)
+
+
+def test_a_shuffling_loader_gives_the_same_bits_and_leaves_the_generator_alone():
+    x, y = rows()
+    recipe = SSVI(net(), density=0.4, draws=2, train=QUICK)
+    before = torch.get_rng_state()
+    posts = [recipe.fit(DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(posts[0].predict(x).mean, posts[1].predict(x).mean)
+
+
+def test_a_run_of_another_network_or_other_data_is_refused(tmp_path):
+    x, y = rows()
+    where = replace(QUICK, execution=Execution(device="cpu", checkpoint_dir=str(tmp_path)))
+    SSVI(net(), density=0.4, train=where).fit(Data(x, y))
+    relu = net()
+    relu[1] = nn.ReLU()
+    for own, data in ((relu, Data(x, y)), (net(), Data(x, -y)), (net(), Data(x[:79], y[:79]))):
+        with pytest.raises(ValueError, match="state of another recipe"):
+            SSVI(own, density=0.4, train=where).fit(data)
+
+
+def test_exchanges_leave_batch_norms_alone():
+    x, y = rows()
+    with seeded(0):
+        own = nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.Tanh(), nn.Linear(16, 1))
+    post = SSVI(own, density=0.5, interval=5, train=QUICK).fit(Data(x, y))
+    assert int(post.model.network[1].num_batches_tracked) == QUICK.steps
+
+
+def test_one_of_several_targets_is_constant():
+    x, y = rows(20)
+    with pytest.raises(ValueError, match="y is constant"):
+        SSVI(net(outputs=2), train=QUICK).fit(Data(x, torch.stack([y, torch.ones(20)], -1)))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: nn.utils.spectral_norm(nn.Linear(3, 1)), "has hooks"),
+        (lambda: nn.utils.weight_norm(nn.Linear(3, 1)), "has hooks"),
+        (lambda: nn.Linear(3, 1, dtype=torch.complex64), "complex64"),
+        (lambda: nn.Linear(3, 1, device="meta"), "meta device"),
+        (lambda: nn.Linear(3, 1).requires_grad_(False), "only frozen ones"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_layers_that_cannot_be_sparse(make, words):
+    with pytest.raises(ValueError, match=words):
+        SSVI(make(), density=0.5, train=QUICK).fit(Data(*rows()))
 
 
 # --- what is refused
@@ -860,7 +1133,7 @@ def twice():
         (nn.Sequential(nn.LayerNorm(3), nn.ReLU()), ValueError, "Linear, Conv1d or Conv2d layer .* got LayerNorm"),
         (nn.Sequential(nn.LazyLinear(3)), ValueError, "lazy"),
         (lambda x: x, TypeError, "torch module"),
-        (nn.Linear(4, 1), ValueError, r"net must take inputs of the shape \(16, 3\)"),
+        (nn.Linear(4, 1), ValueError, r"net must take inputs of the shape \(80, 3\)"),
         (nn.Linear(3, 2), ValueError, r"net must give 1 numbers an example"),
     ],
 )
@@ -903,6 +1176,8 @@ def test_a_layer_too_small_for_the_density_keeps_one_weight_of_every_output():
 
 
 def test_an_exact_type_is_needed():
-    assert SparseLinear in {type(v) for v in layers_of(sparsified(net(), 0.5, "erk", "random", 0.1, 0)).values()}
-    conv = sparsified(nn.Conv2d(1, 2, 3), 0.5, "erk", "random", 0.1, 0)
+    assert SparseLinear in {
+        type(v) for v in layers_of(sparsified(net(), ["0", "2"], 0.5, "erk", "random", 0.1, 0)).values()
+    }
+    conv = sparsified(nn.Conv2d(1, 2, 3), [""], 0.5, "erk", "random", 0.1, 0)
     assert isinstance(conv, SparseConv) and scipy.special.ndtr(0) == 0.5

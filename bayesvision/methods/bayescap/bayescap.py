@@ -20,6 +20,7 @@ from bayesvision.methods.bayescap.cap import SAMPLE, Cap
 from bayesvision.methods.bayescap.dataset import _ask, _thinned
 from bayesvision.methods.bayescap.frozen import Frozen, stacked
 from bayesvision.methods.bayescap.heads import Family, ScaleHead
+from bayesvision.training.seeds import seeded
 from bayesvision.training.train import Train
 
 __all__ = ["BayesCap", "BayesCapPosterior"]
@@ -120,7 +121,8 @@ class BayesCap:
                 targets, or `reads` names what `net` does not have.
         """
         frozen = Frozen(self.net, self.reads)
-        pairs, kind = _ask(frozen, source, self.classes)
+        with seeded(self.train.seed):  # a loader may draw its order
+            pairs, kind = _ask(frozen, source, self.classes)
         cap = Cap(replace(self, net=None), kind, frozen.parameters_count)
         cap.learn(pairs, log)
         posterior = BayesCapPosterior(frozen, cap)

@@ -87,7 +87,7 @@ class Cap(Posterior):
                 reads, y = pairs.draw(size, method.crop, generator("cpu", train.seed, step, part))
                 return reads.to(device), y.to(device)
 
-            recipe = {"method": describe(method), "member": k}
+            recipe = {"method": describe(method), "member": k, "examples": pairs.digest}
             costs.append(minimize(network, self._loss, batch, train, recipe, log))
         self.metadata |= {"examples": len(pairs), "seconds": round(sum(c["seconds"] for c in costs), 1)}
         self._look(pairs)

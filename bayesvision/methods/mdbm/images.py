@@ -78,7 +78,8 @@ class ImageMDBM(Learning):
             ValueError: images of another size or outside these bounds, or labels that are no classes.
         """
         posterior = self.untrained()
-        parts = [posterior.codes(x, None, y) for x, y in batches_of(source)]
+        with seeded(self.train.seed):  # a loader may draw its order
+            parts = [posterior.codes(x, None, y) for x, y in batches_of(source)]
         codes = torch.cat(parts).float()
         rows = MaskedRows(codes, self, None if self.classes is None else codes.shape[1] - 1, self.shape[1:])
         posterior.learn(codes, rows, {"images": len(codes)}, log)

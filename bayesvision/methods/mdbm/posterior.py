@@ -15,6 +15,7 @@ from bayesvision.methods.mdbm.inference import Certificate, Exactness, elbo
 from bayesvision.methods.mdbm.machine import Machine
 from bayesvision.methods.mdbm.sampling import gibbs
 from bayesvision.methods.mdbm.tasks import Learning, MaskedRows
+from bayesvision.training.batches import checksum
 from bayesvision.training.loop import minimize
 
 __all__ = ["MDBMPosterior"]
@@ -198,7 +199,8 @@ class MDBMPosterior(Conditionable):
         """This posterior, trained on `rows`, whose levels are `codes`."""
         method = self.method
         self.machine.start_from(codes)
-        cost = minimize(self.machine, rows.loss, rows.batch, method.train, {"method": describe(method), **recipe}, log)
+        run = {"method": describe(method), "data": checksum(codes), **recipe}
+        cost = minimize(self.machine, rows.loss, rows.batch, method.train, run, log)
         self.metadata = {"parameters": sum(p.numel() for p in self.parameters()), **cost}
         return self.ready()
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bayesvision.methods.ssvi.layers import SPARSE_FROM, SparseConv, SparseLayer, SparseLinear
 from bayesvision.methods.ssvi.model import Model
 from bayesvision.methods.ssvi.network import layers_of
-from bayesvision.methods.ssvi.products import Pattern
+from bayesvision.methods.ssvi.products import Pattern, compressed
 
 __all__ = ["Compact", "CompactLinear", "compacted"]
 
@@ -47,8 +47,8 @@ class CompactLinear(nn.Module):
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch outputs"]:
         if x.shape[-1] != self.shape[1]:
             raise RuntimeError(f"the layer takes {self.shape[1]} inputs, got the shape {tuple(x.shape)}")
-        matrix = torch.sparse_csr_tensor(self.ends, self.columns, self.values, self.shape, check_invariants=False)
-        out = matrix @ x.reshape(-1, self.shape[1]).mT.contiguous()
+        columns = x.reshape(-1, self.shape[1]).mT.contiguous()
+        out = compressed(self.ends, self.columns, self.values, self.shape) @ columns
         out = out if self.bias is None else out + self.bias.unsqueeze(-1)
         return out.mT.reshape(*x.shape[:-1], self.shape[0])
 
@@ -83,20 +83,25 @@ class Compact(nn.Module):
     y_loc: Tensor
     y_scale: Tensor
 
-    def __init__(self, network: nn.Module, model: Model, with_variance: bool, scalar: bool) -> None:
+    def __init__(self, network: nn.Module, model: Model) -> None:
         super().__init__()
-        self.network, self.with_variance, self.scalar = network, with_variance, scalar
+        self.network, self.tokens, self.numbers = network, model.inputs.tokens, not model.classes
+        self.with_variance = model.noise == "output"
+        self.scalar = model.column and not model.inputs.targets
         for name in ("x_loc", "x_scale", "y_loc", "y_scale"):
             self.register_buffer(name, getattr(model, name).clone())
-        self.numbers = not model.classes
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.network((x - self.x_loc) / self.x_scale if self.x_loc.ndim else x)
+        if not self.tokens:
+            x = (x.to(self.x_loc.dtype) - self.x_loc) / self.x_scale if self.x_loc.ndim else x
+            values = [*self.network.parameters(), *self.network.buffers()]
+            x = x.to(next(v.dtype for v in values if v.is_floating_point()))
+        out = self.network(x)
         if not self.numbers:
             return out
         out = out.chunk(2, -1)[0] if self.with_variance else out
-        out = out.squeeze(-1) if self.scalar and out.shape[-1] == 1 and out.ndim > 1 else out
-        return self.y_loc + self.y_scale * out
+        out = out.squeeze(-1) if self.scalar else out
+        return self.y_loc.to(out) + self.y_scale.to(out) * out
 
 
 class Kept(NamedTuple):
@@ -113,29 +118,37 @@ class Kept(NamedTuple):
     given: bool
 
 
-def compacted(
-    model: Model, weights: dict[str, Tensor], with_variance: bool, targets: tuple[int, ...], shape: tuple[int, ...]
-) -> Compact:
+def compacted(model: Model, weights: dict[str, Tensor]) -> Compact:
     """The plain module of a sparse model; `weights` take the place of its means.
 
-    Units are sliced away inside `nn.Sequential` alone, and only if the outputs stay what they were.
+    Units are sliced away inside `nn.Sequential` alone, and only if the outputs stay what they were; a network that
+    reads the weights of its layers gets dense ones.
     """
     model = copy.deepcopy(model).eval()
     for name, value in weights.items():
         model.get_parameter(name).data.copy_(value)
-    inputs = torch.randn(TRIES, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32).to(
-        next(v for v in model.parameters())
-    )
-    wanted = model.network(inputs)
-    for plan in (_plan(model.network, sliced=True), _plan(model.network, sliced=False)):
-        found = Compact(_rebuilt(model.network, plan), model, with_variance, not targets).requires_grad_(False).eval()
+    source = torch.Generator().manual_seed(0)
+    if model.inputs.tokens:
+        tries = torch.zeros(TRIES, *model.inputs.shape, dtype=torch.int64)
+    else:
+        tries = torch.randn(TRIES, *model.inputs.shape, generator=source, dtype=torch.float32).to(model.kind)
+        tries = torch.cat([tries, 10 * tries])
+    tries = tries.to(model.y_loc.device)
+    wanted = model.network(tries)
+    layers = {"sliced": True, "whole": False, "dense": False}
+    for kind, sliced in layers.items():
         try:
-            out = found.network(inputs)
-        except (RuntimeError, IndexError):  # a layer of the chain is called by itself, too
+            plain = _rebuilt(model.network, _plan(model.network, sliced), dense=kind == "dense")
+            out = plain.eval()(tries)
+        except Exception:  # a layer that is read, or is called by itself too, cannot be another one
+            if kind == "dense":
+                raise
             continue
         if out.shape == wanted.shape and torch.allclose(out, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())):
-            return found
-    raise RuntimeError("the compact network says something else than the one it was made of")
+            break
+    else:
+        raise RuntimeError("the compact network says something else than the one it was made of")
+    return Compact(plain, model).requires_grad_(False).eval()
 
 
 def _coordinates(layer: SparseLayer) -> tuple[Tensor, Tensor]:
@@ -156,38 +169,38 @@ def _plan(network: nn.Module, sliced: bool) -> dict[str, Kept]:
         for part in reversed(list(chain)):
             if isinstance(part, SparseLayer):
                 name = names[id(part)]
-                if later is not None and type(later) is type(part) and getattr(later, "groups", 1) == 1:
+                if later is not None and type(later) is type(part) and getattr(part, "groups", 1) == 1:
                     rows = plan[names[id(later)]].columns
                     row, column = _coordinates(part)
                     plan[name] = Kept(rows, column[torch.isin(row, rows)].unique(), plan[name].given)
                     plan[names[id(later)]] = plan[names[id(later)]]._replace(given=True)
                 later = part if getattr(part, "groups", 1) == 1 else None
-            elif not isinstance(part, CHANNEL_BY_CHANNEL if isinstance(later, SparseConv) else UNIT_BY_UNIT):
+            elif type(part) not in (CHANNEL_BY_CHANNEL if isinstance(later, SparseConv) else UNIT_BY_UNIT):
                 later = None
     return plan
 
 
-def _rebuilt(network: nn.Module, plan: dict[str, Kept]) -> nn.Module:
-    """A copy of the network with plain layers."""
+def _rebuilt(network: nn.Module, plan: dict[str, Kept], dense: bool) -> nn.Module:
+    """A copy of the network with plain layers; with `dense` those of torch alone, whole."""
     layers = layers_of(network)
     if "" in layers:
-        return _plain(layers[""], plan[""])
+        return _plain(layers[""], plan[""], dense)
     new = copy.deepcopy(network)
     for name, layer in layers.items():
         parent, _, key = name.rpartition(".")
-        new.get_submodule(parent).register_module(key, _plain(layer, plan[name]))
+        new.get_submodule(parent).register_module(key, _plain(layer, plan[name], dense))
     return new
 
 
-def _plain(layer: SparseLayer, kept: Kept) -> nn.Module:
+def _plain(layer: SparseLayer, kept: Kept, dense: bool) -> nn.Module:
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     if kept.rows is not None:
         weight, bias = weight[kept.rows], None if bias is None else bias[kept.rows]
     grouped = isinstance(layer, SparseConv) and layer.groups > 1
-    reads_all = grouped or len(kept.columns) in (weight.shape[1], 0)
+    reads_all = dense or grouped or len(kept.columns) in (weight.shape[1], 0)
     weight = weight if reads_all else weight[:, kept.columns]
     if isinstance(layer, SparseLinear):
-        part = _linear(weight, bias)
+        part = _linear(weight, bias, dense)
         axis = -1
     else:
         assert isinstance(layer, SparseConv)
@@ -195,8 +208,8 @@ def _plain(layer: SparseLayer, kept: Kept) -> nn.Module:
     return part if reads_all or kept.given else Selected(part, kept.columns, axis)
 
 
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
-    if int((weight != 0).sum()) <= SPARSE_FROM * weight.numel():
+def _linear(weight: Tensor, bias: Tensor | None, dense: bool) -> nn.Module:
+    if not dense and int((weight != 0).sum()) <= SPARSE_FROM * weight.numel():
         return CompactLinear(weight, bias)
     part = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None, dtype=weight.dtype)
     return _filled(part, weight, bias)
@@ -214,7 +227,7 @@ def _convolution(layer: SparseConv, weight: Tensor, bias: Tensor | None) -> nn.M
         dilation=layer.dilation,
         groups=layer.groups,
         bias=bias is not None,
-        padding_mode=layer.mode,
+        padding_mode=layer.padding_mode,
         dtype=weight.dtype,
     )
     return _filled(part, weight, bias)

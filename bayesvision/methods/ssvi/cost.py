@@ -3,15 +3,15 @@
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesvision.methods.ssvi.layers import SparseLayer
+from bayesvision.methods.ssvi.model import Model
 from bayesvision.methods.ssvi.network import layers_of
 
 __all__ = ["Cost", "LayerCost", "counted"]
 
 STATES = {"adamw": 2, "muon": 2, "sgd": 1}  # numbers that an optimiser keeps for each one it moves
-PRODUCTS = {"training": 6, "inference": 1}  # mean and variance, each forward, to the inputs and to the weights
 
 
 class LayerCost(NamedTuple):
@@ -44,8 +44,9 @@ class LayerCost(NamedTuple):
 class Cost(NamedTuple):
     """Of all layers; biases and what else a network holds are not counted.
 
-    A step of training takes six products (mean and variance, each forward and to the gradients of inputs and weights),
-    a prediction one for each draw.
+    To exchange weights, training makes a dense gradient of each layer now and then, of `exchange_bytes` in all. A step
+    of training takes six products (mean and variance, each forward and to the gradients of inputs and weights), a
+    prediction one for each draw.
     """
 
     layers: tuple[LayerCost, ...]
@@ -58,15 +59,20 @@ class Cost(NamedTuple):
         return LayerCost("all", ", ".join(kernels), *sums)
 
     @property
+    def exchange_bytes(self) -> int:
+        """Of the dense gradients of an exchange, with those that they are added to; 0 where all weights are kept."""
+        return sum(2 * 4 * layer.weights for layer in self.layers if layer.kept < layer.weights)
+
+    @property
     def fewer_macs(self) -> float:
         """How many times fewer multiply-adds the kept weights need."""
         return self.total.dense_macs / self.total.macs
 
 
-def counted(model: nn.Module, shape: tuple[int, ...], optimizer: str) -> Cost:
-    """The cost of the sparse layers of `model` on an input of the shape `shape`."""
-    layers = layers_of(model.get_submodule("network"))
-    positions = _positions(model, layers, shape)
+def counted(model: Model, optimizer: str) -> Cost:
+    """The cost of the sparse layers of `model` on one of its inputs."""
+    layers = layers_of(model.network)
+    positions = _positions(model, layers)
     moments = STATES[optimizer]
     lines = []
     for name, layer in layers.items():
@@ -82,7 +88,7 @@ def counted(model: nn.Module, shape: tuple[int, ...], optimizer: str) -> Cost:
     return Cost(tuple(lines))
 
 
-def _positions(model: nn.Module, layers: dict[str, SparseLayer], shape: tuple[int, ...]) -> dict[str, int]:
+def _positions(model: Model, layers: dict[str, SparseLayer]) -> dict[str, int]:
     """At how many places each layer is applied to one input."""
     found = dict.fromkeys(layers, 0)
 
@@ -95,7 +101,8 @@ def _positions(model: nn.Module, layers: dict[str, SparseLayer], shape: tuple[in
     ]
     try:
         with torch.no_grad():
-            model(torch.zeros(1, *shape, dtype=torch.float32, device=model.get_buffer("y_loc").device))
+            kind = torch.int64 if model.inputs.tokens else torch.float32
+            model(torch.zeros(1, *model.inputs.shape, dtype=kind, device=model.y_loc.device))
     finally:
         for handle in handles:
             handle.remove()

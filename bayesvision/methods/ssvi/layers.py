@@ -21,8 +21,11 @@ Kernel = Literal["compressed rows", "masked dense"]
 class SparseLayer(nn.Module):
     """The kept weights theta_i ~ N(mu_i, sigma_i^2), sigma = softplus(rho), of one layer; nothing else is stored.
 
-    In training an output is drawn given its inputs, N(mu x + bias, sigma^2 x^2 + ...) (local reparameterisation, Kingma
-    et al. 2015, arXiv 1506.02557, eq. 6); otherwise the weights are `mu`, which a draw may take the place of.
+    In training a linear layer on [n, inputs] draws its outputs given its inputs, N(mu x + bias, sigma^2 x^2 + ...)
+    (local reparameterisation, Kingma et al. 2015, arXiv 1506.02557, eq. 6). Where an example meets the same weights at
+    several places, as in a convolution or on [n, steps, inputs], it draws them once for all of these: mu x + r (sigma
+    e)(s x) with random signs r and s of each example and one e (flipout, Wen et al. 2018, arXiv 1803.04386, eq. 4).
+    Otherwise the weights are `mu`, which a draw may take the place of.
 
     Args:
         index: flat places of the kept weights in the dense weight, ascending.
@@ -66,13 +69,16 @@ class SparseLayer(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Means of all weights, dense: for modules that read a layer's weight instead of calling the layer."""
-        return self._dense(self.mu)
+        """All weights, dense: for modules that read a layer's weight instead of calling it; a draw in training."""
+        values = self.mu + self.sigma * torch.randn_like(self.mu) if self.training else self.mu
+        return self._dense(values) if self.probe is None else self._dense(values) + self.probe
 
     @property
     def bias(self) -> Tensor | None:
-        """Means of the biases."""
-        return self.bias_mu
+        """The biases; a draw in training."""
+        if self.bias_mu is None or self.bias_rho is None or not self.training:
+            return self.bias_mu
+        return self.bias_mu + nn.functional.softplus(self.bias_rho) * torch.randn_like(self.bias_mu)
 
     @property
     @abstractmethod
@@ -92,26 +98,43 @@ class SparseLayer(nn.Module):
         return values.new_zeros(self.size).index_put((self.index,), values).view(self.shape)
 
     @abstractmethod
-    def _moments(self, x: Tensor, variance: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Mean, and variance from those of the weights, of outputs without biases; outputs on axis 0."""
+    def _product(self, x: Tensor, values: Float[Tensor, " kept"], probed: bool = False) -> Tensor:
+        """Outputs without biases, on axis 0, with the kept weights `values`; with `probed` the probe's as well."""
 
     @abstractmethod
-    def _outputs_last(self, outputs: Tensor, x: Tensor) -> Tensor:
+    def _signs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Random signs for each example, of its inputs and of its outputs, to multiply `x` and `_product` with."""
+
+    @abstractmethod
+    def _restored(self, outputs: Tensor, x: Tensor) -> Tensor:
         """Outputs as the dense layer gives them for `x`."""
+
+    def _local(self, x: Tensor) -> Tensor:
+        """A draw of outputs given inputs, without biases; or of weights given the example."""
+        noise = self.sigma * torch.randn_like(self.mu)
+        inner, outer = self._signs(x)
+        return self._product(x, self.mu, True) + outer * self._product(x * inner, noise)
 
     def forward(self, x: Tensor) -> Tensor:
         given, x = x, x if x.is_floating_point() else x.to(self.mu.dtype)
         x = x if torch.is_autocast_enabled(x.device.type) else x.to(self.mu.dtype)
-        mean, variance = self._moments(x, self.sigma.square() if self.training else None)
-        rest = (1,) * (mean.ndim - 1)
+        outputs = self._local(x) if self.training else self._product(x, self.mu, True)
         if self.bias_mu is not None:
-            mean = mean + self.bias_mu.view(-1, *rest)
-        if variance is not None:
-            if self.bias_rho is not None:
-                variance = variance + nn.functional.softplus(self.bias_rho).square().view(-1, *rest)
-            noise = torch.randn(mean.shape, dtype=self.mu.dtype, device=mean.device)
-            mean = mean + variance.to(noise.dtype).clamp(min=LEAST).sqrt() * noise
-        return self._outputs_last(mean, given)
+            outputs = outputs + self._biases(outputs)
+        return self._restored(outputs, given)
+
+    def _biases(self, outputs: Tensor) -> Tensor:
+        """Biases; in training a draw for each example."""
+        rest = (1,) * (outputs.ndim - 1)
+        assert self.bias_mu is not None and self.bias_rho is not None
+        if not self.training:
+            return self.bias_mu.view(-1, *rest)
+        noise = torch.randn((len(outputs), *self._examples(outputs)), dtype=self.mu.dtype, device=outputs.device)
+        return self.bias_mu.view(-1, *rest) + nn.functional.softplus(self.bias_rho).view(-1, *rest) * noise
+
+    def _examples(self, outputs: Tensor) -> tuple[int, ...]:
+        """Shape of `outputs` after axis 0 with 1 for every axis within an example."""
+        return (outputs.shape[1], *(1 for _ in outputs.shape[2:]))
 
     def kl(self, prior_std: float | None = None) -> Float[Tensor, ""]:
         """KL(q || p) = sum_i [log(s / sigma_i) + (sigma_i^2 + mu_i^2) / (2 s^2) - 1/2] of kept weights and biases.
@@ -141,19 +164,58 @@ class SparseLinear(SparseLayer):
     def kernel(self) -> Kernel:
         return "compressed rows" if len(self.mu) <= SPARSE_FROM * self.size else "masked dense"
 
-    def _moments(self, x: Tensor, variance: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    @property
+    def in_features(self) -> int:
+        """Number of inputs."""
+        return self.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Number of outputs."""
+        return self.shape[0]
+
+    def _columns(self, x: Tensor) -> Tensor:
+        """Inputs [inputs, *examples, places within one], flat after the first axis."""
         if x.shape[-1] != self.shape[1]:
             raise RuntimeError(f"the layer takes {self.shape[1]} inputs, got the shape {tuple(x.shape)}")
-        columns = x.reshape(-1, self.shape[1]).mT
-        if x.device.type == "cpu" and self.kernel == "compressed rows":
-            mean, spread = products(columns.to(self.mu.dtype), self.pattern, self.mu, variance)
-        else:
-            mean = self._dense(self.mu) @ columns
-            spread = None if variance is None else self._dense(variance) @ columns.square()
-        return (mean if self.probe is None else mean + self.probe @ columns), spread
+        return x.reshape(-1, self.shape[1]).mT
 
-    def _outputs_last(self, outputs: Tensor, x: Tensor) -> Tensor:
-        return outputs.mT.reshape(*x.shape[:-1], self.shape[0]) if x.ndim != 2 else outputs.mT
+    def _on_rows(self, x: Tensor) -> bool:
+        return x.device.type == "cpu" and self.kernel == "compressed rows"
+
+    def _product(self, x: Tensor, values: Tensor, probed: bool = False) -> Tensor:
+        columns = self._columns(x)
+        rows = self._on_rows(x)
+        outputs = products(columns, self.pattern, values)[0] if rows else self._dense(values) @ columns
+        outputs = outputs + self.probe @ columns if probed and self.probe is not None else outputs
+        return outputs.view(len(outputs), *x.shape[:-1]) if x.ndim > 2 else outputs
+
+    def _local(self, x: Tensor) -> Tensor:
+        if x.ndim > 2:
+            return super()._local(x)
+        columns, variance = self._columns(x), self.sigma.square()
+        if self._on_rows(x):
+            mean, spread = products(columns, self.pattern, self.mu, variance)
+            assert spread is not None
+        else:
+            mean, spread = self._dense(self.mu) @ columns, self._dense(variance) @ columns.square()
+        mean = mean if self.probe is None else mean + self.probe @ columns
+        if self.bias_rho is not None:
+            spread = spread + nn.functional.softplus(self.bias_rho).square().unsqueeze(-1)
+        noise = torch.randn(mean.shape, dtype=self.mu.dtype, device=mean.device)
+        return mean + spread.to(noise.dtype).clamp(min=LEAST).sqrt() * noise
+
+    def _biases(self, outputs: Tensor) -> Tensor:
+        if outputs.ndim > 2 or self.bias_mu is None:
+            return super()._biases(outputs)
+        return self.bias_mu.unsqueeze(-1)  # their variance is in that of the outputs
+
+    def _signs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        shape = (len(x), *(1 for _ in x.shape[1:-1]))
+        return _random_signs((*shape, self.shape[1]), x), _random_signs((self.shape[0], *shape), x)
+
+    def _restored(self, outputs: Tensor, x: Tensor) -> Tensor:
+        return outputs.mT.reshape(*x.shape[:-1], self.shape[0]) if x.ndim < 3 else outputs.movedim(0, -1)
 
     def extra_repr(self) -> str:
         """Inputs, outputs, kept weights."""
@@ -169,33 +231,45 @@ class SparseConv(SparseLayer):
     def __init__(self, *parts: Any, like: nn.Conv1d | nn.Conv2d) -> None:
         super().__init__(*parts)
         self.axes = len(like.kernel_size)
+        self.in_channels, self.out_channels, self.kernel_size = like.in_channels, like.out_channels, like.kernel_size
         self.stride, self.dilation, self.groups = like.stride, like.dilation, like.groups
-        self.padding, self.mode = like.padding, like.padding_mode
+        self.padding, self.padding_mode = like.padding, like.padding_mode
         self.margins = list(like._reversed_padding_repeated_twice)
 
     @property
     def kernel(self) -> Kernel:
         return "masked dense"
 
-    def _moments(self, x: Tensor, variance: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def _product(self, x: Tensor, values: Tensor, probed: bool = False) -> Tensor:
         apply, padding = (nn.functional.conv1d if self.axes == 1 else nn.functional.conv2d), self.padding
-        if self.mode != "zeros":
-            x, padding = nn.functional.pad(x, self.margins, mode=self.mode), 0
-        settings: Any = (None, self.stride, padding, self.dilation, self.groups)
-        kernel = self._dense(self.mu) if self.probe is None else self._dense(self.mu) + self.probe
-        mean = apply(x, kernel, *settings).movedim(-self.axes - 1, 0)
-        if variance is None:
-            return mean, None
-        return mean, apply(x.square(), self._dense(variance), *settings).movedim(-self.axes - 1, 0)
+        if self.padding_mode != "zeros":
+            x, padding = nn.functional.pad(x, self.margins, mode=self.padding_mode), 0
+        kernel = self._dense(values)
+        kernel = kernel + self.probe if probed and self.probe is not None else kernel
+        outputs: Any = apply(x, kernel, None, self.stride, padding, self.dilation, self.groups)
+        return outputs.movedim(-self.axes - 1, 0)
 
-    def _outputs_last(self, outputs: Tensor, x: Tensor) -> Tensor:
+    def _signs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        count, places = x.shape[: -self.axes - 1], (1,) * self.axes
+        return (
+            _random_signs((*count, x.shape[-self.axes - 1], *places), x),
+            _random_signs((self.shape[0], *count, *places), x),
+        )
+
+    def _examples(self, outputs: Tensor) -> tuple[int, ...]:
+        return (*outputs.shape[1 : -self.axes], *(1,) * self.axes)
+
+    def _restored(self, outputs: Tensor, x: Tensor) -> Tensor:
         return outputs.movedim(0, -self.axes - 1)
 
     def extra_repr(self) -> str:
         """Channels, kernel, kept weights."""
-        outputs, inputs, *sides = self.shape
-        sizes = f"{inputs * self.groups} to {outputs}, {' x '.join(map(str, sides))}"
+        sizes = f"{self.in_channels} to {self.shape[0]}, {' x '.join(map(str, self.kernel_size))}"
         return f"{sizes}, {len(self.mu):,} of {self.size:,} weights"
+
+
+def _random_signs(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return 2 * torch.randint(2, shape, device=like.device).to(like.dtype) - 1
 
 
 def sparse_layer(like: nn.Linear | nn.Conv1d | nn.Conv2d, index: Tensor, factor: float, spread: float) -> SparseLayer:

@@ -3,9 +3,8 @@
 import math
 from typing import Any
 
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesvision.methods.ssvi.model import Model
 from bayesvision.methods.ssvi.network import dense_gradients, layers_of
@@ -38,33 +37,28 @@ class Learner:
         return (*self.batches(step, part), self.method.beta * share)
 
     def loss(self, model: Any, batch: tuple[Tensor, Tensor, float]) -> Float[Tensor, ""]:
-        """-mean log p(y | theta) + beta KL / N, theta drawn once for each example (eq. 5, over N)."""
+        """-mean log p(y | theta) + beta KL / N (eq. 5, over N), theta drawn for each example as the layers do."""
         x, y, beta = batch
-        fit = self.misfit(model, x, y)
+        fit = model.misfit(model(x), y)
         if not beta:
             return fit
         divergence: Any = sum(layer.kl(self.method.prior_std) for layer in layers_of(model).values())
         return fit + beta / self.batches.num_data * divergence
 
-    def misfit(self, model: Model, x: Tensor, y: Tensor) -> Float[Tensor, ""]:
-        """-mean log p(y | theta), in standardised units."""
-        raw = model(x)
-        if self.method.classes:
-            return nn.functional.cross_entropy(raw.float(), y)
-        y = ((y - model.y_loc) / model.y_scale).to(torch.float64 if raw.dtype == torch.float64 else torch.float32)
-        return -model.law(raw, y.ndim == 1).log_prob(y).mean()
-
     def between(self, step: int, optimizers: Optimizers) -> None:
         """Exchange weights where it is time: a pure function of the step, the weights and their moments.
 
-        The fraction is exchange / 2 (1 + cos(pi t / T)), T being the last step with exchanges.
+        The fraction is exchange / 2 (1 + cos(pi t / T)), T = until steps, from which on none are made.
         """
         method, end = self.method, self.method.until * self.method.train.steps
         layers = {k: v for k, v in layers_of(self.model).items() if len(v.index) < v.size}
         if step % method.interval or step >= end or not method.exchange or not layers:
             return
         fraction = method.exchange / 2 * (1 + math.cos(math.pi * step / end))
+        kept = {name: value.clone() for name, value in self.model.named_buffers()}  # statistics of batch norms
         gradients = dense_gradients(layers, [self._look(step, k) for k in range(method.micro_batches)])
+        for name, value in self.model.named_buffers():
+            value.copy_(kept[name])
         for name, layer in layers.items():
             exchange(layer, gradients[name], fraction, method.criterion, method.exponent, optimizers)
 
@@ -73,6 +67,6 @@ class Learner:
             number = self.method.train.steps + step // self.method.interval * self.method.micro_batches + part
             x, y = self.batches(number, 0)
             seed_current(generator("cpu", self.method.train.seed, EXCHANGE, step, part).initial_seed())
-            return self.misfit(self.model, x, y)
+            return self.model.misfit(self.model(x), y)
 
         return loss

@@ -1,42 +1,18 @@
 """The sparse network with the units of its data and its noise: raw outputs, and the distribution of a target."""
 
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesvision.core.standardize import statistics
 from bayesvision.distributions import Normal
-from bayesvision.methods.ssvi.examples import Inputs
-from bayesvision.training.batches import Examples
+from bayesvision.training.examples import Inputs, Scales
 
-__all__ = ["Model", "Scales", "scales"]
+__all__ = ["Model"]
 
-SAMPLE = 100_000  # examples that tell the units
 BOUND = 20.0  # largest |log variance|, in standardised units
-
-
-class Scales(NamedTuple):
-    """Mean and standard deviation of each column of a table and of each target; None where they stay as they are."""
-
-    x_loc: Tensor | None
-    x_scale: Tensor | None
-    y_loc: Tensor | None
-    y_scale: Tensor | None
-
-
-def scales(examples: Examples, inputs: Inputs, numbers: bool) -> Scales:
-    """The units of the data; those of inputs only where these are a table."""
-    count = min(len(examples), SAMPLE)
-    places = torch.linspace(0, len(examples) - 1, count, dtype=torch.float64).round().long()
-    x, y = examples.take(places)
-    found: list[Tensor | None] = [None] * 4
-    if len(inputs.shape) == 1:
-        found[:2] = [v.squeeze(0) for v in statistics(x.double(), 0)]
-    if numbers:
-        found[2:] = [v.squeeze(0) for v in statistics(y.double(), 0)]
-    return Scales(*found)
+QUIET = 1e-6  # least standard deviation of the noise at the start, of that of the targets
 
 
 class Model(nn.Module):
@@ -45,6 +21,8 @@ class Model(nn.Module):
     Attributes:
         network: the sparse one.
         log_noise: log standard deviation of the noise of each output, in standardised units, if it is learned.
+        column: whether the network gives [n, outputs], and not [n].
+        tokens: whether inputs are whole numbers, which the network reads as they are.
     """
 
     x_loc: Tensor
@@ -52,62 +30,78 @@ class Model(nn.Module):
     y_loc: Tensor
     y_scale: Tensor
 
-    def __init__(self, network: nn.Module, classes: int | None, noise: float | str) -> None:
+    def __init__(self, network: nn.Module, classes: int | None, noise: float | str, inputs: Inputs) -> None:
         super().__init__()
-        self.network, self.classes, self.noise = network, classes, noise
-        start = nn.Parameter(torch.zeros((), dtype=torch.float32))
-        self.log_noise = start if noise == "learned" and not classes else None
+        self.network, self.classes, self.noise, self.inputs = network, classes, noise, inputs
+        self.column = True
+        start = torch.zeros(inputs.targets, dtype=torch.float32)
+        self.log_noise = nn.Parameter(start) if noise == "learned" and not classes else None
         for name in Scales._fields:
-            start = torch.zeros((), dtype=torch.float32) if "loc" in name else torch.ones((), dtype=torch.float32)
+            start = torch.zeros((), dtype=torch.float64) if "loc" in name else torch.ones((), dtype=torch.float64)
             self.register_buffer(name, start)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """Units stay in float64, where the device has it: large numbers that vary little are told apart by no less."""
+        exact = {name: getattr(self, name) for name in Scales._fields}
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            device = getattr(self, name).device
+            setattr(self, name, value.to(device, torch.float32 if device.type == "mps" else value.dtype))
+        return self
 
     def take(self, units: Scales) -> None:
         """Use these units from now on."""
         for name, value in units._asdict().items():
             if value is not None:
-                setattr(self, name, value.float())
+                setattr(self, name, value.to(getattr(self, name).device))
 
-    def check_outputs(self, x: Tensor, y: Tensor, inputs: Inputs) -> None:
-        """Try the network on a batch, and fit the noise to its outputs.
+    @torch.no_grad()
+    def prepare(self, x: Tensor, y: Tensor) -> None:
+        """Try the network on a batch, and start the noise from its errors.
 
         Raises:
             ValueError: the network fails, or gives other outputs than the targets need.
         """
+        targets = self.inputs.targets
+        width = self.classes or (targets[0] if targets else 1) * (2 if self.noise == "output" else 1)
         training = self.training
         try:
-            with torch.no_grad():
-                raw = self.eval()(x)
-        except (RuntimeError, TypeError, IndexError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"net must take inputs of the shape {tuple(x.shape)}, and it says: {reason}") from None
+            raw = self.eval()(x)
+        except Exception as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ValueError(f"net must take inputs of the shape {tuple(x.shape)}, and it says: {reason}") from error
         finally:
             self.train(training)
         found = tuple(raw.shape[1:]) if isinstance(raw, Tensor) and raw.ndim and len(raw) == len(x) else None
-        width = self.classes or (inputs.targets[0] if inputs.targets else 1) * (2 if self.noise == "output" else 1)
         if found != (width,) and not (found == () and width == 1):
-            got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-            if inputs.targets and found in ((), (2 if self.noise == "output" else 1,)):
+            if targets and found in ((), (2 if self.noise == "output" else 1,)):
                 raise ValueError(
-                    "y must have one value for each row of x, as the network gives one number, "
-                    f"got {inputs.targets[0]} for each"
+                    f"y must have one value for each row of x, as the network gives one number, got {targets[0]} each"
                 )
+            got = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
             what = f"one logit for each of {self.classes} classes" if self.classes else f"{width} numbers"
             raise ValueError(f"net must give {what} an example, the shape [{len(x)}, {width}], got {got}")
-        if self.log_noise is not None and inputs.targets:
-            self.log_noise = nn.Parameter(torch.zeros(inputs.targets, dtype=torch.float32, device=x.device))
+        self.column = found != ()
+        if self.log_noise is not None:
+            standard = ((y - self.y_loc) / self.y_scale).double()
+            spread = standard.std(0, correction=0).clamp(min=1e-12)
+            error = (standard - self.law(raw).mean).square().mean(0).sqrt()
+            self.log_noise.copy_(torch.maximum(torch.minimum(error, spread), QUIET * spread).log())
 
     def forward(self, x: Tensor) -> Tensor:
         """Raw outputs, in standardised units."""
-        kind = self._kind
+        if self.inputs.tokens:
+            return self.network(x)
         if self.x_loc.ndim:
-            x = ((x.to(torch.promote_types(x.dtype, self.x_loc.dtype)) - self.x_loc) / self.x_scale).to(kind)
-        return self.network(x.to(kind))
+            x = (x.to(self.x_loc.dtype) - self.x_loc) / self.x_scale
+        return self.network(x.to(self.kind))
 
     @property
-    def _kind(self) -> torch.dtype:
+    def kind(self) -> torch.dtype:
+        """The floating-point type of the network."""
         return next(p.dtype for p in self.network.parameters() if p.is_floating_point())
 
-    def law(self, raw: Float[Tensor, "..."], scalar: bool) -> Normal:
+    def law(self, raw: Float[Tensor, "..."]) -> Normal:
         """Distribution of the target around raw outputs, in standardised units."""
         raw = raw if raw.dtype == torch.float64 else raw.float()
         if self.noise == "output":
@@ -116,13 +110,29 @@ class Model(nn.Module):
         elif self.log_noise is not None:
             scale = self.log_noise.to(raw).exp()
         else:
-            scale = self.noise / self.y_scale.to(raw)  # pyright: ignore[reportOperatorIssue]
+            assert isinstance(self.noise, float)
+            scale = self.noise / self.y_scale.to(raw)
         scale = scale.expand_as(raw)
-        if scalar and raw.ndim and raw.shape[-1] == 1:
+        if self.column and not self.inputs.targets:
             raw, scale = raw.squeeze(-1), scale.squeeze(-1)
         return Normal(raw, scale, validate_args=False)
 
     def noise_of(self) -> Any:
-        """Learned standard deviations of the noise, in the units of the targets."""
-        assert self.log_noise is not None
-        return (self.log_noise.detach().exp() * self.y_scale).cpu().tolist()
+        """Learned standard deviations of the noise, in the units of the targets; None where none is learned."""
+        if self.log_noise is None:
+            return None
+        found = (self.log_noise.detach().exp() * self.y_scale).cpu()
+        return [float(v) for v in found] if self.inputs.targets else float(found)
+
+    def misfit(self, raw: Tensor, y: Tensor) -> Float[Tensor, ""]:
+        """-mean log p(y | raw outputs), in standardised units."""
+        if self.classes:
+            return nn.functional.cross_entropy(raw.float(), y)
+        law = self.law(raw)
+        return -law.log_prob(((y - self.y_loc) / self.y_scale).to(law.mean)).mean()
+
+    @staticmethod
+    def reads_tokens(net: Any) -> bool:
+        """Whether a network has an embedding, and so may read whole numbers."""
+        kinds = (nn.Embedding, nn.EmbeddingBag)
+        return isinstance(net, nn.Module) and any(isinstance(part, kinds) for part in net.modules())

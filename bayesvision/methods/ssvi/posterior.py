@@ -1,6 +1,6 @@
 """What a trained `SSVI` knows: a predictive of weight draws, the kept weights, what they cost, and a plain module."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.distributions as td
@@ -12,9 +12,9 @@ from bayesvision.core.roles import Exported, Posterior
 from bayesvision.distributions import Categorical, Mixture, Normal, Predictive
 from bayesvision.methods.ssvi.compact import Compact, compacted
 from bayesvision.methods.ssvi.cost import Cost, counted
-from bayesvision.methods.ssvi.examples import Inputs
 from bayesvision.methods.ssvi.model import Model
-from bayesvision.methods.ssvi.network import check_same, deterministic, layers_of, signature
+from bayesvision.methods.ssvi.network import check_same, deterministic, layers_of
+from bayesvision.training.examples import Inputs, Scales
 from bayesvision.training.seeds import generator
 
 __all__ = ["Density", "SSVIPosterior"]
@@ -36,15 +36,20 @@ class SSVIPosterior(Posterior):
     Attributes:
         method: the recipe, without the network.
         model: the sparse network with the units of its data.
-        inputs: what it takes.
         metadata: what training cost, and the noise that it learned.
     """
 
-    def __init__(self, method: Any, model: Model, inputs: Inputs, metadata: dict[str, Any], net: nn.Module) -> None:
+    def __init__(
+        self, method: Any, model: Model, metadata: dict[str, Any], names: list[str], signature: list[str]
+    ) -> None:
         super().__init__()
-        self.method, self.model, self.inputs, self.metadata = method, model, inputs, metadata
-        self._signature = signature(net)
+        self.method, self.model, self.metadata = method, model, metadata
+        self._names, self._signature = names, signature
         self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay as it is: a posterior predicts, inside a module that trains as well."""
+        return super().train(False)
 
     def predict(self, x: Any) -> Predictive:
         """A mixture of `draws` normals, one for each draw of the weights; for classes the average of their softmaxes.
@@ -55,11 +60,11 @@ class SSVIPosterior(Posterior):
         Raises:
             ValueError: another shape, other columns or numbers that are not finite.
         """
-        rows, batch, dtype = self.inputs.check(x)
+        rows, batch, dtype = self.model.inputs.check(x)
         raws = [self._outputs(rows, k).to(dtype) for k in range(self.method.draws)]
         if self.method.classes:
             return Categorical.of_members(torch.stack(raws).unflatten(1, batch))
-        laws = [self.model.law(raw.unflatten(0, batch), not self.inputs.targets) for raw in raws]
+        laws = [self.model.law(raw.unflatten(0, batch)) for raw in raws]
         loc, scale = (torch.stack([getattr(law, name) for law in laws], -1) for name in ("loc", "scale"))
         units = (self.model.y_loc.unsqueeze(-1).to(loc), self.model.y_scale.unsqueeze(-1).to(loc))
         return Mixture.of(Normal(units[0] + units[1] * loc, units[1] * scale, validate_args=False))
@@ -113,7 +118,7 @@ class SSVIPosterior(Posterior):
     @property
     def cost(self) -> Cost:
         """Multiply-adds of one input and bytes, of training and inference, against the dense network."""
-        return counted(self.model, self.inputs.shape, self.method.train.optimizer)
+        return counted(self.model, self.method.train.optimizer)
 
     @outside_inference_mode
     def compact(self, draw: int | None = None) -> Compact:
@@ -128,7 +133,7 @@ class SSVIPosterior(Posterior):
         if draw is not None and not 0 <= draw < self.method.draws:
             raise ValueError(f"draw must be one of 0 to {self.method.draws - 1}, got {draw}")
         weights = {} if draw is None else self._drawn(draw)
-        return compacted(self.model, weights, self.method.noise == "output", self.inputs.targets, self.inputs.shape)
+        return compacted(self.model, weights)
 
     def __repr__(self) -> str:
         layers = layers_of(self.model.network)
@@ -141,8 +146,8 @@ class SSVIPosterior(Posterior):
 
     def export(self) -> Exported:
         """All that was learned; what inputs are, what training cost, and the network's layers, to know it again."""
-        header = {"inputs": to_json(self.inputs), "metadata": self.metadata, "network": self._signature}
-        return Exported(*split_state(self.model), header)
+        learned = {"inputs": to_json(self.model.inputs), "column": self.model.column, "layers": self._names}
+        return Exported(*split_state(self.model), {**learned, "metadata": self.metadata, "network": self._signature})
 
     @classmethod
     def restore(
@@ -154,11 +159,9 @@ class SSVIPosterior(Posterior):
             ValueError: another network; the first layer that differs is named.
         """
         check_same(net, header["network"])
-        model = method.untrained(net)
-        for name in ("x_loc", "x_scale", "y_loc", "y_scale"):
+        model = method.untrained(net, build(Inputs, header["inputs"]), header["layers"])
+        model.column = header["column"]
+        for name in Scales._fields:
             setattr(model, name, tensors[name])
-        if model.log_noise is not None:
-            model.log_noise = nn.Parameter(tensors["log_noise"])
-        model.to(next(v.dtype for k, v in tensors.items() if k.endswith("mu")))
-        model.load_state_dict(tensors)
-        return cls(method, model, build(Inputs, header["inputs"]), header["metadata"], net)
+        model.load_state_dict(tensors, assign=True)  # each of the type that it has in the file
+        return cls(method, model, header["metadata"], header["layers"], header["network"])

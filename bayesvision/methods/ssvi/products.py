@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-__all__ = ["Pattern", "products"]
+__all__ = ["Pattern", "compressed", "products"]
 
 
 @functools.cache
@@ -18,6 +18,12 @@ def _quiet() -> None:
         warnings.simplefilter("ignore")
         ends, places = torch.zeros(2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
         torch.sparse_csr_tensor(ends, places, torch.zeros(0, dtype=torch.float32), (1, 1))
+
+
+def compressed(ends: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A matrix on compressed rows."""
+    _quiet()
+    return torch.sparse_csr_tensor(ends, columns, values, shape, check_invariants=False)
 
 
 class Pattern(NamedTuple):
@@ -42,7 +48,6 @@ class Pattern(NamedTuple):
     @classmethod
     def of(cls, index: Int[Tensor, " kept"], shape: tuple[int, int]) -> Self:
         """The pattern of ascending flat places."""
-        _quiet()
         row, column = index // shape[1], index % shape[1]
         order = column.argsort(stable=True)
         ends, ends_t = (_ends(v, n) for v, n in ((row, shape[0]), (column, shape[1])))
@@ -51,22 +56,18 @@ class Pattern(NamedTuple):
 
     def times(self, values: Float[Tensor, " kept"], x: Float[Tensor, "columns n"]) -> Float[Tensor, "rows n"]:
         """A x."""
-        return self._matrix(self.ends, self.columns, values, self.shape) @ x
+        return compressed(self.ends, self.columns, values, self.shape) @ x
 
     def transposed_times(
         self, values: Float[Tensor, " kept"], g: Float[Tensor, "rows n"]
     ) -> Float[Tensor, "columns n"]:
         """A^T g."""
-        return self._matrix(self.ends_t, self.columns_t, values[self.order], self.shape[::-1]) @ g
+        return compressed(self.ends_t, self.columns_t, values[self.order], self.shape[::-1]) @ g
 
     def outer(self, g: Float[Tensor, "rows n"], x: Float[Tensor, "columns n"]) -> Float[Tensor, " kept"]:
         """The entries of g x^T at the places of the pattern: no other is computed."""
-        zero = self._matrix(self.ends, self.columns, g.new_zeros(len(self.columns)), self.shape)
+        zero = compressed(self.ends, self.columns, g.new_zeros(len(self.columns)), self.shape)
         return torch.sparse.sampled_addmm(zero, g, x.mT, beta=0.0).values()
-
-    @staticmethod
-    def _matrix(ends: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return torch.sparse_csr_tensor(ends, columns, values, shape, check_invariants=False)
 
 
 def _ends(places: Tensor, count: int) -> Tensor:
@@ -124,7 +125,8 @@ def products(
     variance: Float[Tensor, " kept"] | None = None,
 ) -> tuple[Float[Tensor, "rows n"], Float[Tensor, "rows n"] | None]:
     """Mean A x and, if asked, variance V (x * x) of outputs whose weights are independent, columns being examples."""
-    x = x.contiguous()
-    if variance is None:
-        return _Product.apply(x, mean, pattern), None  # pyright: ignore[reportReturnType]
-    return _Products.apply(x, mean, variance, pattern)  # pyright: ignore[reportReturnType]
+    with torch.autocast(x.device.type, enabled=False):  # compressed rows have no half precision
+        x = x.to(mean.dtype).contiguous()
+        if variance is None:
+            return _Product.apply(x, mean, pattern), None  # pyright: ignore[reportReturnType]
+        return _Products.apply(x, mean, variance, pattern)  # pyright: ignore[reportReturnType]

@@ -102,6 +102,20 @@ def largest_places(weight: Tensor, count: int) -> Int[Tensor, " count"]:
     return rank.flatten().topk(count).indices.sort().values
 
 
+def _least(layer: SparseLayer, worth: Float[Tensor, " kept"], fraction: float) -> Int[Tensor, " going"]:
+    """Which of the kept weights go: the least, the best of each output aside."""
+    kept, outputs = len(layer.index), layer.shape[0]
+    row = layer.index // (layer.size // outputs)
+    best = torch.full((outputs,), -torch.inf, dtype=worth.dtype, device=worth.device).scatter_reduce(
+        0, row, worth, "amax"
+    )
+    ties = (worth == best[row]).nonzero().squeeze(-1)
+    first = torch.full((outputs,), kept, device=worth.device).scatter_reduce(0, row[ties], ties, "amin")
+    worth = worth.index_fill(0, first, torch.inf)
+    count = min(int(fraction * kept), kept - outputs, layer.size - kept)
+    return worth.topk(max(count, 0), largest=False).indices
+
+
 @torch.no_grad()
 def exchange(
     layer: SparseLayer,
@@ -120,20 +134,14 @@ def exchange(
         gradient: of the loss in all means, dense.
         fraction: of the kept weights that are exchanged.
     """
-    kept, inner = len(layer.index), layer.size // layer.shape[0]
-    worth = score(criterion, layer.mu, layer.sigma, exponent)
-    row = layer.index // inner
-    best = torch.full((layer.shape[0],), -torch.inf, dtype=worth.dtype, device=worth.device)
-    best.scatter_reduce_(0, row, worth, "amax")
-    worth = torch.where(worth == best[row], torch.inf, worth)
-    count = min(int(fraction * kept), int((worth < torch.inf).sum()), layer.size - kept)
-    if count < 1:
+    going = _least(layer, score(criterion, layer.mu, layer.sigma, exponent), fraction)
+    count = len(going)
+    if not count:
         return 0
-    going = worth.topk(count, largest=False).indices
     steep = gradient.abs().flatten().clone()
     steep[layer.index] = -1.0
     coming = steep.topk(count).indices
-    stay = torch.ones(kept, dtype=torch.bool, device=worth.device)
+    stay = torch.ones(len(layer.index), dtype=torch.bool, device=steep.device)
     stay[going] = False
     index, order = torch.cat([layer.index[stay], coming]).sort()
 

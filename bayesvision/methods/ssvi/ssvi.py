@@ -4,23 +4,26 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
+import torch
+
 from bayesvision.core.checks import check_count
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import NOT_STORED, convert_fields, describe
 from bayesvision.core.roles import Log
-from bayesvision.methods.ssvi.examples import read
 from bayesvision.methods.ssvi.learning import Learner
-from bayesvision.methods.ssvi.model import Model, scales
-from bayesvision.methods.ssvi.network import Initial, layers_of, sparsified
+from bayesvision.methods.ssvi.model import Model
+from bayesvision.methods.ssvi.network import Initial, signature, sparsified, trainable
 from bayesvision.methods.ssvi.posterior import SSVIPosterior
 from bayesvision.methods.ssvi.selection import Allocation, Criterion
 from bayesvision.training.batches import Augment, Minibatches
+from bayesvision.training.examples import Inputs, read, scales
 from bayesvision.training.loop import minimize
 from bayesvision.training.seeds import seeded
 from bayesvision.training.train import Train
 
 __all__ = ["SSVI", "SSVIPosterior"]
 
+LOOKS = 256  # examples on which the network is tried
 FRACTIONS = ("exchange", "until", "beta_warmup")
 
 
@@ -34,7 +37,8 @@ class SSVI:
         E_q[-log p(D | theta)] + beta KL(q_S || N(0, prior_std^2)),
 
     and every `interval` steps lets the weights go that are least by `criterion`, for those with the largest gradients
-    of the loss in their means. What is not kept takes neither memory nor time.
+    of the loss in their means. Between these exchanges, each of which computes the gradient densely, linear layers hold
+    and multiply nothing that is not kept. Outputs or weights are drawn for each example (`SparseLayer`).
 
     Example:
         >>> post = bv.SSVI(net, density=0.05, classes=10).fit(train_loader)
@@ -42,8 +46,8 @@ class SSVI:
 
     Args:
         net: a torch module, which is left as it was; its Linear, Conv1d and Conv2d layers become sparse and Bayesian,
-            biases Bayesian and all kept. All else is trained as it is. It takes [n, *input] and gives [n, classes], or
-            for numbers [n] or [n, outputs].
+            biases Bayesian and all kept. All else is trained as it is, and what is frozen stays. It takes [n, *input]
+            and gives [n, classes], or for numbers [n] or [n, outputs].
         density: share of the weights that are kept.
         draws: of the weights, in a prediction.
         classes: of a classifier; None for numbers.
@@ -139,28 +143,25 @@ class SSVI:
                 labels that are not 0, ..., classes - 1, or numbers that are not finite.
             FloatingPointError: the loss became NaN or infinite.
         """
-        model = self.untrained(self.net)
-        seen = read(source, self.classes)
-        examples, inputs = seen.examples, seen.inputs
+        names = trainable(self.net)
+        with seeded(self.train.seed):  # a loader may draw its order
+            seen = read(source, self.classes, Model.reads_tokens(self.net))
+        model = self.untrained(self.net, seen.inputs, names)
         device = self.train.execution.pick_device()
         if self.standardize or (self.standardize is None and self.initial == "random"):
-            model.take(scales(examples, inputs, numbers=not self.classes))
+            model.take(scales(seen.examples, seen.inputs, numbers=not self.classes))
         model.to(device)
-        batches = Minibatches(examples, self.train, device, augment)
-        model.check_outputs(*batches(0, 0), inputs)
+        batches = Minibatches(seen.examples, self.train, device, augment)
+        model.prepare(*(value.to(device) for value in seen.examples.take(torch.arange(min(len(seen.examples), LOOKS)))))
         seen.check_scale()
-        learner = Learner(replace(self, net=None), model, batches)
-        recipe = {
-            "method": describe(replace(self, net=None)),
-            "kept": [len(v.index) for v in layers_of(model).values()],
-        }
-        drawn = {"examples": batches.num_data}
-        cost = minimize(model, learner.loss, learner.batch, self.train, recipe, log, drawn, learner.between)
-        metadata = {**cost, "noise": model.noise_of() if self.noise == "learned" and not self.classes else None}
-        return SSVIPosterior(replace(self, net=None), model, inputs, metadata, self.net)
+        method = replace(self, net=None)
+        learner = Learner(method, model, batches)
+        recipe = {"method": describe(method), "network": signature(self.net), "examples": seen.examples.digest}
+        cost = minimize(model, learner.loss, learner.batch, self.train, recipe, log, between=learner.between)
+        metadata = {**cost, "examples": batches.num_data, "noise": model.noise_of()}
+        return SSVIPosterior(method, model, metadata, names, signature(self.net))
 
-    def untrained(self, net: Any) -> Model:
-        """The sparse network before training."""
-        with seeded(self.train.seed):
-            network = sparsified(net, self.density, self.allocation, self.initial, self.initial_std, self.train.seed)
-        return Model(network, self.classes, self.noise)
+    def untrained(self, net: Any, inputs: Inputs, names: list[str]) -> Model:
+        """The sparse network before training, with the layers `names` sparse."""
+        settings = (self.density, self.allocation, self.initial, self.initial_std, self.train.seed)
+        return Model(sparsified(net, names, *settings), self.classes, self.noise, inputs)

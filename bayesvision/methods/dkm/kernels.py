@@ -1,0 +1,111 @@
+"""Kernels as functions of a Gram matrix, and Cholesky factors that do not fail silently."""
+
+import math
+import warnings
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+__all__ = ["GramKernel", "KernelName", "factor"]
+
+KernelName = Literal["arccos", "gaussian", "rbf", "linear"]
+JITTER, LARGEST = 1e-9, 1e-3  # of the mean diagonal: always added, and the most that is tried
+TINY = 1e-300
+
+
+class _ArcCosine(torch.autograd.Function):
+    """J(c) = sin t + (pi - t) cos t, cos t = c, whose derivative pi - t is finite where that of acos is not."""
+
+    @staticmethod
+    def forward(ctx: Any, cosine: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        c = cosine.clamp(-1, 1)
+        rest = math.pi - torch.acos(c)
+        ctx.save_for_backward(rest)
+        return ((1 - c) * (1 + c)).sqrt() + rest * c
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return g * ctx.saved_tensors[0]
+
+
+class GramKernel(nn.Module):
+    """K = weight kappa(G) + bias, both positive and learned.
+
+    With g the diagonal of G and cos t = G_ij / sqrt(g_i g_j), kappa is
+
+    - arccos: (1 / pi) sqrt(g_i g_j) (sin t + (pi - t) cos t), the covariance of a rectifying layer (Cho and Saul 2009)
+    - gaussian: sqrt(g_i g_j) exp(cos t - 1)
+    - rbf: exp(-(g_i + g_j - 2 G_ij) / 2)
+    - linear: G
+
+    Args:
+        name: of kappa.
+        bias: at the start; 0 for a kernel without one, whose weight is 1 then.
+    """
+
+    def __init__(self, name: KernelName, bias: float = 0.1) -> None:
+        super().__init__()
+        self.name = name
+        start = torch.tensor([1.0, max(bias, TINY)], dtype=torch.float64).log()
+        self.log_scales = nn.Parameter(start) if bias else None
+
+    def forward(
+        self, gram: Float[Tensor, "*batch n m"], left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch m"]
+    ) -> Float[Tensor, "*batch n m"]:
+        """Kernel between n and m points, from their Gram matrix and both diagonals."""
+        return self._scaled(self._kappa(gram, left.unsqueeze(-1), right.unsqueeze(-2)))
+
+    def diagonal(self, gram: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+        """Kernel of each point with itself."""
+        return self._scaled(torch.ones_like(gram) if self.name == "rbf" else gram)
+
+    def _scaled(self, kappa: Tensor) -> Tensor:
+        if self.log_scales is None:
+            return kappa
+        weight, bias = self.log_scales.exp()
+        return weight * kappa + bias
+
+    def _kappa(self, gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        if self.name == "linear":
+            return gram
+        if self.name == "rbf":
+            return torch.exp(-(left + right - 2 * gram).clamp(min=0) / 2)
+        norm = (left * right).clamp(min=TINY).sqrt()
+        cosine = gram / norm
+        if self.name == "gaussian":
+            return norm * torch.exp(cosine.clamp(max=1) - 1)
+        return norm * _ArcCosine.apply(cosine) / math.pi
+
+
+def factor(covariance: Float[Tensor, "n n"], layer: str) -> Float[Tensor, "n n"]:
+    """Cholesky factor of a covariance in float64, with a jitter relative to its mean diagonal.
+
+    The least jitter, 1e-9, is always added; more is tried in tens up to 1e-3, with a warning.
+
+    Raises:
+        ValueError: not finite, or not positive definite even so; it names the layer and the likely cause.
+    """
+    scale = covariance.diagonal().mean()
+    if not torch.isfinite(covariance).all():
+        raise ValueError(
+            f"the kernel of {layer} holds NaN or infinite values; the learning rate is too large, or the inputs are"
+        )
+    eye = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
+    jitter = JITTER
+    while jitter <= 1.001 * LARGEST:
+        found, info = torch.linalg.cholesky_ex(covariance + jitter * scale * eye)
+        if not info:
+            if jitter > JITTER:
+                warnings.warn(
+                    f"the kernel of {layer} is nearly singular: {jitter:.0e} of its diagonal was added to factorise it",
+                    stacklevel=2,
+                )
+            return found
+        jitter *= 10
+    values = torch.linalg.eigvalsh(covariance.detach())
+    raise ValueError(
+        f"the kernel of {layer} is not positive definite: its eigenvalues lie between {float(values[0]):.1e} and "
+        f"{float(values[-1]):.1e}; look for repeated rows and constant columns, or lower the learning rate"
+    )

@@ -1,0 +1,158 @@
+"""The layers of a deep kernel machine: Gram matrices of inducing points, learned, and what follows for other rows."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayesvision.methods.dkm.kernels import GramKernel, KernelName, factor
+
+__all__ = ["Features", "GramLayer", "Machine"]
+
+
+class Grams(NamedTuple):
+    """Gram matrices of inducing points and rows.
+
+    Attributes:
+        inducing: [P, P] of inducing points with themselves.
+        cross: [P, n] of inducing points with rows.
+        rows: [n], the diagonal of rows with themselves; or [n, n], all of it.
+    """
+
+    inducing: Float[Tensor, "P P"]
+    cross: Float[Tensor, "P n"]
+    rows: Tensor
+
+    @property
+    def diagonal(self) -> Float[Tensor, " n"]:
+        """Of rows with themselves."""
+        return self.rows if self.rows.ndim == 1 else self.rows.diagonal()
+
+
+class Features(NamedTuple):
+    """A row as the output layer sees it: f = a^T w + e, w ~ N(0, I), e ~ N(0, rest).
+
+    Attributes:
+        a: [P, n], L^-1 K_it.
+        rest: [n], or [n, n]: what inducing points do not tell, K_tt - a^T a.
+        kl: of each hidden layer, KL(N(0, G_l) || N(0, K(G_{l-1}))).
+    """
+
+    a: Float[Tensor, "P n"]
+    rest: Tensor
+    kl: Float[Tensor, " layers"]
+
+
+class GramLayer(nn.Module):
+    """One learned Gram matrix G = V V^T of the inducing points, V = L W with L L^T = K.
+
+    W is lower triangular with a positive diagonal, and the identity at the start, where G is K: the network of infinite
+    width. Relative to L the divergence depends on W alone,
+
+        KL(N(0, G) || N(0, K)) = (|W|^2 - P) / 2 - sum log W_ii,
+
+    which is 0 at W = I only, and no solve can spoil it.
+
+    Args:
+        count: P.
+        kernel: from the layer below.
+        fixed: whether W stays the identity.
+    """
+
+    def __init__(self, count: int, kernel: GramKernel, fixed: bool) -> None:
+        super().__init__()
+        self.kernel = kernel
+        self.lower = None if fixed else nn.Parameter(torch.zeros(count, count, dtype=torch.float64))
+
+    def whitened(self, count: int) -> Float[Tensor, "P P"]:
+        """W."""
+        if self.lower is None:
+            return torch.eye(count, dtype=torch.float64, device=next(self.parameters()).device)
+        return self.lower.tril(-1) + torch.diag_embed(self.lower.diagonal().exp())
+
+    def kl(self) -> Float[Tensor, ""]:
+        """KL(N(0, G) || N(0, K))."""
+        if self.lower is None:
+            return next(self.parameters()).new_zeros(())
+        log_diagonal = self.lower.diagonal()
+        return self.lower.tril(-1).square().sum() / 2 + ((2 * log_diagonal).expm1() / 2 - log_diagonal).sum()
+
+    def forward(self, below: Grams, name: str) -> Grams:
+        """Gram matrices of this layer.
+
+        With X = L^-1 K_it: G_it = L W W^T X and G_tt = K_tt - X^T X + X^T W W^T X, whose diagonal cannot be negative.
+        """
+        small, x, rest = whitened_kernel(self.kernel, below, name)
+        if self.lower is None:
+            rows = rest + (x.square().sum(0) if rest.ndim == 1 else x.mT @ x)
+            return Grams(small @ small.mT, small @ x, rows)
+        w = self.whitened(len(small))
+        v, seen = small @ w, w.mT @ x
+        return Grams(v @ v.mT, v @ seen, rest + (seen.square().sum(0) if rest.ndim == 1 else seen.mT @ seen))
+
+
+def whitened_kernel(kernel: GramKernel, below: Grams, name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """L, X = L^-1 K_it, and K_tt - X^T X (its diagonal, if no more is known of the rows)."""
+    own = below.inducing.diagonal()
+    small = factor(kernel(below.inducing, own, own), name)
+    x = torch.linalg.solve_triangular(small, kernel(below.cross, own, below.diagonal), upper=False)
+    if below.rows.ndim == 1:
+        return small, x, (kernel.diagonal(below.rows) - x.square().sum(0)).clamp(min=0)
+    return small, x, kernel(below.rows, below.diagonal, below.diagonal) - x.mT @ x
+
+
+class Machine(nn.Module):
+    """Inducing inputs, scales of the columns, and Gram matrices, layer by layer; all in float64.
+
+    Args:
+        inducing: [P, columns], where inducing inputs start.
+        layers: hidden layers, each with a Gram matrix.
+        kernel: of each layer and of the output.
+        ard: whether each column has a scale of its own.
+        fixed: layers whose Gram matrix stays that of the kernel.
+        free: whether inducing inputs are learned.
+        bias: of the kernels at the start; 0 for kernels without weight and bias.
+    """
+
+    def __init__(
+        self,
+        inducing: Float[Tensor, "P columns"],
+        layers: int,
+        kernel: KernelName,
+        ard: bool,
+        fixed: tuple[bool, ...],
+        free: bool,
+        bias: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.inducing = nn.Parameter(inducing.double(), requires_grad=free)
+        columns = inducing.shape[1] if ard else 1
+        self.log_scale = nn.Parameter(torch.zeros(columns, dtype=torch.float64)) if bias else None
+        self.layers = nn.ModuleList(GramLayer(len(inducing), GramKernel(kernel, bias), fixed[k]) for k in range(layers))
+        self.output = GramKernel(kernel, bias)
+
+    def grams(self, x: Float[Tensor, "n columns"], whole: bool = False) -> list[Grams]:
+        """Gram matrices of the inputs, x x^T / columns, and of each layer.
+
+        Args:
+            whole: all of rows with themselves, in place of the diagonal.
+        """
+        scale = 1.0 if self.log_scale is None else self.log_scale.exp()
+        x, z = (v * scale / math.sqrt(x.shape[1]) for v in (x, self.inducing))
+        found = [Grams(z @ z.mT, z @ x.mT, x @ x.mT if whole else x.square().sum(1))]
+        for number, layer in enumerate(self.layers):
+            found.append(layer(found[-1], f"layer {number + 1}"))
+        return found
+
+    def kl(self) -> Float[Tensor, " layers"]:
+        """Of each hidden layer from the kernel of the one below."""
+        if not len(self.layers):
+            return self.inducing.new_zeros(0)
+        return torch.stack([layer.kl() for layer in self.layers])  # pyright: ignore[reportCallIssue]
+
+    def forward(self, x: Float[Tensor, "n columns"], whole: bool = False) -> Features:
+        """What the output layer sees of the rows."""
+        _, a, rest = whitened_kernel(self.output, self.grams(x, whole)[-1], "the output")
+        return Features(a, rest, self.kl())

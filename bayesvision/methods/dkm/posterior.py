@@ -1,0 +1,197 @@
+"""What a trained deep kernel machine predicts: numbers, with rows taken in in closed form, and classes."""
+
+import math
+from typing import Any, Self
+
+import torch
+import torch.distributions as td
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bayesvision.core.checks import check_targets
+from bayesvision.core.modules import outside_inference_mode, share
+from bayesvision.core.recipes import build, to_json
+from bayesvision.core.roles import Conditionable, Exported, Posterior
+from bayesvision.distributions import Categorical, Normal
+from bayesvision.methods.dkm.outputs import Statistics
+from bayesvision.training.batches import Examples
+from bayesvision.training.examples import Inputs, Scales
+from bayesvision.training.seeds import generator
+
+__all__ = ["DKMClassPosterior", "DKMPosterior"]
+
+BLOCK = 1_024  # rows of one block
+
+
+class _Learned(nn.Module):
+    """The units of the data, the machine, and what both kinds of posteriors can tell of its layers."""
+
+    x_loc: Tensor
+    x_scale: Tensor
+
+    def __init__(self, method: Any, model: Any, units: Scales, inputs: Inputs, metadata: dict[str, Any]) -> None:
+        super().__init__()
+        self.method, self.model, self.inputs, self.metadata = method, model, inputs, metadata
+        for name, value in units._asdict().items():
+            if value is not None:
+                self.register_buffer(name, value.double())
+        self.requires_grad_(False).eval()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        return super()._apply(lambda value: value.to(fn(value).device), recurse)  # numbers stay in float64
+
+    def _rows(self, x: Any) -> tuple[Tensor, tuple[int, ...], torch.dtype]:
+        rows, batch, dtype = self.inputs.check(x)
+        return (rows.to(self.x_loc.device).double() - self.x_loc) / self.x_scale, batch, dtype
+
+    @torch.no_grad()
+    def gram(self, layer: int) -> Float[Tensor, "P P"]:
+        """The learned Gram matrix of the inducing points in a layer, 0 for the inputs.
+
+        Raises:
+            ValueError: no such layer.
+        """
+        if not 0 <= layer <= self.method.layers:
+            raise ValueError(f"layer must be one of 0 to {self.method.layers}, got {layer}")
+        return self.model.machine.grams(self.model.machine.inducing[:1])[layer].inducing
+
+    @torch.no_grad()
+    def drift(self) -> Float[Tensor, " layers"]:
+        """How far each layer moved from the kernel of the one below: KL(N(0, G_l) || N(0, K(G_{l-1}))), a point."""
+        return self.model.machine.kl() / len(self.model.machine.inducing)
+
+    def export(self) -> Exported:
+        """All that was learned; what inputs are and what training cost."""
+        rest = {"inputs": to_json(self.inputs), "metadata": self.metadata}
+        return Exported({}, dict(self.state_dict()), rest)
+
+    @classmethod
+    def _blank(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Any:
+        """The posterior of a file, before the rest of its tensors."""
+        inputs = build(Inputs, header["inputs"])
+        rows, outputs = header["metadata"]["rows of data"], max(1, math.prod(inputs.targets))
+        model = method.untrained(tensors["model.machine.inducing"], outputs, rows)
+        units = Scales(*(tensors.get(name) for name in Scales._fields))
+        return cls(method, model, units, inputs, header["metadata"])
+
+
+class DKMClassPosterior(_Learned, Posterior):
+    """A deep kernel machine of classes."""
+
+    @classmethod
+    def of(cls, method: Any, model: Any, units: Scales, inputs: Inputs, rows: Examples, cost: dict[str, Any]) -> Self:
+        """From a trained machine."""
+        return cls(method, model, units, inputs, cost)
+
+    def predict(self, x: Any) -> Categorical:
+        """Average of the softmax over draws of the processes, the same in every row.
+
+        Raises:
+            ValueError: other columns, or numbers that are not finite.
+        """
+        rows, batch, dtype = self._rows(x)
+        parts = []
+        for block in rows.split(BLOCK // 4):
+            source = generator("cpu", self.method.train.seed, 1 << 46)
+            logits = self.model.output.logits(self.model.machine(block), source)
+            parts.append(logits.log_softmax(-1).logsumexp(0) - math.log(len(logits)))
+        return Categorical(logits=torch.cat(parts).unflatten(0, batch).to(dtype), validate_args=False)
+
+    @classmethod
+    def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+        """The posterior that `export` described."""
+        posterior = cls._blank(method, tensors, header)
+        posterior.load_state_dict(tensors)
+        return posterior
+
+
+class DKMPosterior(_Learned, Conditionable):
+    """A deep kernel machine of numbers, and sums over the rows that it has seen."""
+
+    y_loc: Tensor
+    y_scale: Tensor
+
+    def __init__(self, *parts: Any, known: Statistics | None = None) -> None:
+        super().__init__(*parts)
+        count, outputs = len(self.model.machine.inducing), max(1, math.prod(self.inputs.targets))
+        zero = self.model.machine.inducing.new_zeros(count, count), self.x_loc.new_zeros(count, outputs)
+        self.known = Statistics(*zero) if known is None else known
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, method: Any, model: Any, units: Scales, inputs: Inputs, rows: Examples, cost: dict[str, Any]) -> Self:
+        """From a trained machine and its rows, in standardised units."""
+        posterior = cls(method, model, units, inputs, cost).to(model.machine.inducing.device)
+        for places in torch.arange(len(rows)).split(BLOCK):
+            x, y = (value.to(posterior.x_loc.device) for value in rows.take(places))
+            posterior.known = posterior.known.added(model.machine(x).a, y)
+        return posterior
+
+    @outside_inference_mode
+    @torch.no_grad()
+    def condition(self, x: Any, y: Any) -> Self:
+        """A new posterior that has seen the rows (x, y) too, in closed form; what was learned stays.
+
+        Raises:
+            ValueError: other columns, targets of another shape, or numbers that are not finite.
+        """
+        rows, batch, _ = self._rows(x)
+        if len(batch) != 1:
+            raise ValueError(f"x must be one data set [rows, columns], got batch axes {batch[:-1]}")
+        y = torch.as_tensor(y) if self.inputs.targets else check_targets(y, rows, constant=True)
+        if tuple(y.shape) != (len(rows), *self.inputs.targets):
+            raise ValueError(f"y must have the shape {(len(rows), *self.inputs.targets)}, got {tuple(y.shape)}")
+        y = (y.to(rows) - self.y_loc) / self.y_scale
+        new, known = share(self), self.known
+        for block, targets in zip(rows.split(BLOCK), y.reshape(len(rows), -1).split(BLOCK), strict=True):
+            known = known.added(self.model.machine(block).a, targets)
+        new.known = known
+        new.metadata = self.metadata | {"rows seen": self.metadata.get("rows seen", 0) + len(rows)}
+        return new
+
+    def predict(self, x: Any) -> Normal:
+        """Marginals of noisy targets: mean a^T m and variance rest + |R^T a|^2 + noise, w ~ N(m, R R^T).
+
+        Raises:
+            ValueError: other columns, or numbers that are not finite.
+        """
+        rows, batch, dtype = self._rows(x)
+        mean, root = self.model.output.posterior(self.known)
+        locs, variances = [], []
+        for block in rows.split(BLOCK):
+            seen = self.model.machine(block)
+            locs.append(seen.a.mT @ mean.mT)
+            told = (root.mT @ seen.a).square().sum(1).mT
+            variances.append(seen.rest.unsqueeze(-1) + told + self.model.output.noise)
+        return self._law(torch.cat(locs), torch.cat(variances).sqrt(), batch, dtype)
+
+    def _law(self, loc: Tensor, scale: Tensor, batch: tuple[int, ...], dtype: torch.dtype) -> Normal:
+        loc, scale = ((v if self.inputs.targets else v.squeeze(-1)).unflatten(0, batch) for v in (loc, scale))
+        return Normal((self.y_loc + self.y_scale * loc).to(dtype), (self.y_scale * scale).to(dtype))
+
+    def joint(self, x: Any) -> td.MultivariateNormal:
+        """Joint distribution of noisy targets at the rows of `x`, [rows], or [outputs] of them.
+
+        Raises:
+            ValueError: batch axes, other columns, or numbers that are not finite.
+        """
+        rows, batch, dtype = self._rows(x)
+        if len(batch) != 1:
+            raise ValueError(f"x must be one data set [rows, columns], got batch axes {batch[:-1]}")
+        mean, root = self.model.output.posterior(self.known)
+        seen = self.model.machine(rows, whole=True)
+        half = root.mT @ seen.a
+        noise = self.model.output.noise.view(-1, 1, 1) * torch.eye(len(rows)).to(rows)
+        factor = torch.linalg.cholesky(seen.rest + half.mT @ half + noise)
+        scale = self.y_scale.reshape(-1, 1)
+        loc = self.y_loc.reshape(-1, 1) + scale * (mean @ seen.a)
+        factor = scale.unsqueeze(-1) * factor
+        loc, factor = (loc, factor) if self.inputs.targets else (loc.squeeze(0), factor.squeeze(0))
+        return td.MultivariateNormal(loc.to(dtype), scale_tril=factor.to(dtype))
+
+    @classmethod
+    def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+        """The posterior that `export` described."""
+        posterior = cls._blank(method, tensors, header)
+        posterior.load_state_dict(tensors)
+        return posterior

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import scipy.special
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,40 +117,35 @@ def test_gradients_of_a_layer(kind, training):
 
 def test_a_convolution_draws_its_weights_once_for_all_places():
     """The mean over places, which independent noise at each would make nearly certain, varies as with drawn weights."""
-    # False alarms: 6 ratios of variances of 4,000 draws each beyond 12 %, more than 5 standard errors: below 1e-5.
+    # False alarms: 6 ratios of variances of 2,000 draws each beyond 35 %, more than 7 standard errors: below 1e-9.
     with seeded(2):
         convolution = nn.Conv1d(2, 3, 3, padding=1, dtype=torch.float64)
         steps = nn.Linear(2, 3, dtype=torch.float64)
     for dense, shape in ((convolution, (2, 64)), (steps, (64, 2))):
         part = sparse_layer(dense, torch.arange(dense.weight.numel()), 1.0, 0.3)
-        x, axis = draws(9, 1, *shape).expand(4_000, *shape), -1 if dense is convolution else 1
+        x, axis = draws(9, 1, *shape).expand(2_000, *shape), -1 if dense is convolution else 1
         with seeded(0), torch.no_grad():
             trained = part.train()(x).mean(axis).var(0)
             drawn = []
-            for _ in range(4_000):
-                weights = {
-                    name: value + getattr(part, sigma) * torch.randn_like(value)
-                    for name, value, sigma in (("mu", part.mu, "sigma"),)
-                }
-                weights["bias_mu"] = part.bias_mu + nn.functional.softplus(part.bias_rho) * torch.randn(
-                    3, dtype=torch.float64
-                )
+            for _ in range(2_000):
+                weights = {"mu": part.mu + part.sigma * torch.randn_like(part.mu)}
+                noise = torch.randn_like(part.bias_mu)
+                weights["bias_mu"] = part.bias_mu + nn.functional.softplus(part.bias_rho) * noise
                 drawn.append(torch.func.functional_call(part.eval(), weights, (x[:1],)).mean(axis)[0])
             expected = torch.stack(drawn).var(0)
         assert ((trained / expected).log().abs() < 0.3).all()
-        assert not ((trained / expected / 30).log().abs() < 0.3).any()
 
 
 @pytest.mark.parametrize("kept", [5, 12, 35])  # compressed rows, then masked dense
 def test_moments_of_an_output_are_those_of_drawn_weights(kept):
     # False alarms: 28 means and variances of 40,000 draws beyond 5 standard errors, below 1e-4.
-    part, x, count = layer(kept=max(kept, 7)), draws(9, 4, 5), 40_000
+    part, x, count = layer(kept=max(kept, 7)).eval(), draws(9, 4, 5), 40_000
     weight, spread = part.weight, torch.zeros(35, dtype=torch.float64)
     spread[part.index] = part.sigma.square().detach()
     mean = x @ weight.T + part.bias
     variance = x.square() @ spread.view(7, 5).T + nn.functional.softplus(part.bias_rho).square()
     with seeded(0), torch.no_grad():
-        found = torch.stack([part.train()(x) for _ in range(count)])
+        found = part.train()(x.repeat(count, 1)).view(count, 4, 7)
     assert ((found.mean(0) - mean).abs() < 5 * (variance / count).sqrt()).all()
     assert ((found.var(0) / variance - 1).abs() < 5 * (2 / count) ** 0.5).all()
     assert not ((found.var(0) / (2 * variance) - 1).abs() < 5 * (2 / count) ** 0.5).any()  # twice would be noticed
@@ -460,7 +455,7 @@ def test_the_kept_set_finds_the_inputs_that_matter():
     """Of 40 inputs 4 matter; the first layer may keep one weight in ten."""
     x = draws(0, 400, 40)
     y = x[:, :4] @ torch.tensor([1.0, -1.0, 0.5, 2.0], dtype=torch.float64) + 0.1 * draws(1, 400)
-    one = SSVI(net(40, 16), density=0.12, interval=20, train=Train(steps=600, batch=64, lr=1e-2, execution=CPU))
+    one = SSVI(net(40, 16), density=0.12, interval=20, train=Train(steps=400, batch=64, lr=1e-2, execution=CPU))
     post = one.fit(Data(x, y))
     columns = post.places["0.weight"][:, 1]
     weight = post.latent["0.weight"].loc.abs()
@@ -1175,9 +1170,7 @@ def test_a_layer_too_small_for_the_density_keeps_one_weight_of_every_output():
     assert {k: len(v.index) for k, v in layers_of(post.model.network).items()} == {"0": 32, "2": 1}
 
 
-def test_an_exact_type_is_needed():
-    assert SparseLinear in {
-        type(v) for v in layers_of(sparsified(net(), ["0", "2"], 0.5, "erk", "random", 0.1, 0)).values()
-    }
-    conv = sparsified(nn.Conv2d(1, 2, 3), [""], 0.5, "erk", "random", 0.1, 0)
-    assert isinstance(conv, SparseConv) and scipy.special.ndtr(0) == 0.5
+def test_layers_of_these_classes_alone_become_sparse():
+    sparse = sparsified(net(), ["0", "2"], 0.5, "erk", "random", 0.1, 0)
+    assert {type(v) for v in layers_of(sparse).values()} == {SparseLinear}
+    assert isinstance(sparsified(nn.Conv2d(1, 2, 3), [""], 0.5, "erk", "random", 0.1, 0), SparseConv)

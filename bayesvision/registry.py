@@ -64,6 +64,7 @@ POSTERIORS = {  # method in a checkpoint's header -> its posterior
     "MDBM": Stored(("bayesvision.methods.mdbm.mdbm", "TableMDBMPosterior")),
     "ImageMDBM": Stored(("bayesvision.methods.mdbm.images", "ImageMDBMPosterior")),
     "SSVI": Stored(None, ("bayesvision.methods.ssvi.posterior", "SSVIPosterior")),
+    "DKM": Stored(("bayesvision.methods.dkm.posterior", "DKMPosterior")),
     "GP": Stored(("bayesvision.baselines.gp", "GPPosterior")),
 }
 EXTRAS = {  # package -> extra of bayesvision that installs it

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from bayesvision import (
+    DKM,
     GP,
     LCPFN,
     MCMC,
@@ -219,7 +220,7 @@ CURVES = LCPFN(
 )
 TABLES = {"columns": 4, "context": 32, "width": 16, "layers": 1, "heads": 2, "train": TRAIN}
 SPARSE = {"density": 0.6, "draws": 4, "interval": 10, "train": TRAIN}
-KEPT = frozenset({STORABLE, LATENT})
+KEPT, EXACT = frozenset({STORABLE, LATENT}), frozenset({CONDITIONABLE, STORABLE, JOINT})
 CAP = {"reads": ("output", "input"), "width": 8, "depth": 1, "train": TRAIN}
 ORDER = torch.randperm(28, generator=generator("cpu", 5))  # of 32 variables with three levels
 SHADE = 0.75 * torch.rand(60, 1, generator=generator("cpu", 6), dtype=torch.float64)
@@ -274,7 +275,14 @@ INSTANCES = (
     DiscreteInstance(
         "mdbm-conv", MDBM.images(hidden=(3, 4), **PICTURE), frozenset({CONDITIONABLE, STORABLE}), PICTURES, 3
     ),
-    Instance("gp", GP(restarts=0, steps=20), frozenset({CONDITIONABLE, STORABLE, JOINT})),
+    Instance("dkm", DKM(layers=1, inducing=8, train=TRAIN), frozenset({CONDITIONABLE, STORABLE, JOINT})),
+    Instance(
+        "dkm-full", DKM(layers=2, inducing=None, kernel="rbf", train=TRAIN), frozenset({CONDITIONABLE, STORABLE, JOINT})
+    ),
+    LabelInstance(
+        "dkm-classes", DKM(layers=1, inducing=8, classes=3, draws=50, train=TRAIN), frozenset({STORABLE}), classes=3
+    ),
+    Instance("gp", GP(restarts=0, steps=20), EXACT),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),
     Instance("bayescap", BayesCap(Frozen(None), **CAP), frozenset()),
     Instance("bayescap-gaussian", BayesCap(Frozen(None), "gaussian", **CAP), frozenset()),

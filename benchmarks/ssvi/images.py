@@ -196,12 +196,41 @@ def goals(lines: list[dict[str, Any]]) -> list[str]:
     return said
 
 
+def picture(lines: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy and NLL against density, with the dense networks as lines across."""
+    import matplotlib.pyplot as plt
+
+    from bayesvision.plots import INK, MUTED, PALETTE
+
+    at = {line["model"]: line for line in lines}
+    densities = [d for d in DENSITIES if f"SSVI {d:g}" in at]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for ax, key, name in zip(axes, ("accuracy", "NLL"), ("accuracy, %", "NLL, nats"), strict=True):
+        found = [at[f"SSVI {d:g}"] for d in densities]
+        mean, error = (np.array([line[k] for line in found]) for k in (key, f"{key} error"))
+        ax.errorbar(densities, mean, error, color=PALETTE[0], marker="o", capsize=3, label="SSVI")
+        for other, color, style in (
+            ("dense VI", PALETTE[1], "--"),
+            ("deterministic", INK, ":"),
+            ("ensemble", MUTED, "-."),
+        ):
+            if other in at:
+                ax.axhline(at[other][key], color=color, linestyle=style, label=other, linewidth=1.2)
+        ax.set(xscale="log", xlabel="share of the weights that are kept", ylabel=name)
+        ax.set_xticks(densities, [f"{d:.0%}" for d in densities])
+        ax.minorticks_off()
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--set", choices=["mnist", "digits"], default="mnist")
     parser.add_argument("--part", default="", help="Rows whose names begin so, or 'table'.")
     parser.add_argument("--steps", type=int, default=4_000)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--plot", type=Path, help="Draw accuracy and NLL of MNIST against density.")
     parser.add_argument("--data", type=Path, default=DATA)
     a = parser.parse_args()
     if not (a.data / "mnist").is_dir():
@@ -216,6 +245,8 @@ def main() -> None:
         for name, lines in sets.items()
         if {"SSVI 0.1", "deterministic"} <= {v["model"] for v in lines}
     }
+    if a.plot is not None:
+        picture(sets["mnist"], a.plot)
     if said:
         write("ssvi/images", {"steps": a.steps, "goals": said, **{k: v for k, v in sets.items() if v}})
 

@@ -1,7 +1,7 @@
 """What a trained deep kernel machine predicts: numbers, with rows taken in in closed form, and classes."""
 
 import math
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 import torch.distributions as td
@@ -191,7 +191,9 @@ class DKMPosterior(_Learned, Conditionable):
 
     @classmethod
     def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
-        """The posterior that `export` described."""
+        """The posterior that `export` described; one of classes, if the recipe has them."""
+        if method.classes:
+            return cast(Self, DKMClassPosterior.restore(method, tensors, header))
         posterior = cls._blank(method, tensors, header)
         posterior.load_state_dict(tensors)
         return posterior

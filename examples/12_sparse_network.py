@@ -72,14 +72,14 @@ print(plain)
 assert torch.equal(plain(held).argmax(-1), post.model(held).argmax(-1))
 
 # %%
-# Numbers: one output is the mean, and the noise is learned. Between the points the draws part.
+# Numbers: one output is the mean, and the noise is learned. Outside the points the draws part.
 
 torch.manual_seed(0)
 t = torch.cat([torch.rand(60) - 1.5, torch.rand(60) + 0.5]).unsqueeze(-1)
 z = torch.sin(3 * t[:, 0]) + 0.1 * torch.randn(len(t))
-curve = nn.Sequential(nn.Linear(1, 50), nn.Tanh(), nn.Linear(50, 50), nn.Tanh(), nn.Linear(50, 1))
+curve = nn.Sequential(nn.Linear(1, 30), nn.ReLU(), nn.Linear(30, 30), nn.ReLU(), nn.Linear(30, 1))
 train = bv.Train(steps=100 if arguments.smoke else 3_000, batch=32, lr=1e-2)
-post = bv.SSVI(curve, density=0.3, train=train).fit(bv.Data(t, z))
+post = bv.SSVI(curve, density=0.5, beta_warmup=0.5, train=train).fit(bv.Data(t, z))
 grid = torch.linspace(-2.5, 2.5, 200).unsqueeze(-1)
 ax = plt.subplots(figsize=(7, 3.6), layout="constrained")[1]
 bv.plots.predictive_band(post.predict(grid), grid[:, 0], ax=ax)

@@ -65,7 +65,7 @@ class DKM:
     layers: int = 2
     inducing: int | None = 256
     kernel: KernelName = "arccos"
-    nu: float | tuple[float, ...] = 1.0
+    nu: float | tuple[float, ...] = 100.0
     classes: int | None = None
     ard: bool = True
     draws: int = 1_000

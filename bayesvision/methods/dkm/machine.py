@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bayesvision.methods.dkm.kernels import GramKernel, KernelName, factor
 
-__all__ = ["Features", "GramLayer", "Machine"]
+__all__ = ["Features", "GramLayer", "Machine", "spread", "triangle"]
 
 
 class Grams(NamedTuple):
@@ -45,6 +45,17 @@ class Features(NamedTuple):
     kl: Float[Tensor, " layers"]
 
 
+def triangle(lower: Float[Tensor, "P P"]) -> Float[Tensor, "P P"]:
+    """A lower triangular factor W with a positive diagonal, whose logarithms `lower` has; the identity at zero."""
+    return lower.tril(-1) + torch.diag_embed(lower.diagonal().exp())
+
+
+def spread(lower: Float[Tensor, "P P"]) -> Float[Tensor, ""]:
+    """KL(N(0, W W^T) || N(0, I)) = (|W|^2 - P) / 2 - sum log W_ii for W = triangle(lower)."""
+    log_diagonal = lower.diagonal()
+    return lower.tril(-1).square().sum() / 2 + ((2 * log_diagonal).expm1() / 2 - log_diagonal).sum()
+
+
 class GramLayer(nn.Module):
     """One learned Gram matrix G = V V^T of the inducing points, V = L W with L L^T = K.
 
@@ -70,14 +81,13 @@ class GramLayer(nn.Module):
         """W."""
         if self.lower is None:
             return torch.eye(count, dtype=torch.float64, device=next(self.parameters()).device)
-        return self.lower.tril(-1) + torch.diag_embed(self.lower.diagonal().exp())
+        return triangle(self.lower)
 
     def kl(self) -> Float[Tensor, ""]:
         """KL(N(0, G) || N(0, K))."""
         if self.lower is None:
             return next(self.parameters()).new_zeros(())
-        log_diagonal = self.lower.diagonal()
-        return self.lower.tril(-1).square().sum() / 2 + ((2 * log_diagonal).expm1() / 2 - log_diagonal).sum()
+        return spread(self.lower)
 
     def forward(self, below: Grams, name: str) -> Grams:
         """Gram matrices of this layer.

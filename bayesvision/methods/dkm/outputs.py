@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
-from bayesvision.methods.dkm.machine import Features
+from bayesvision.methods.dkm.machine import Features, spread, triangle
 
 __all__ = ["GaussianOutput", "SoftmaxOutput", "Statistics"]
 
@@ -68,8 +68,8 @@ class GaussianOutput(nn.Module):
         """The same bound for a q(w) that is learned (Hensman et al. 2013, eq. 4), of a part `share` of the rows."""
         assert self.mean is not None and self.lower is not None
         mean, variance = moments(seen, self.mean, triangle(self.lower))
-        spread = (y - mean).square() + variance.unsqueeze(-1)
-        fit = -(spread / self.noise + self.noise.log() + math.log(2 * math.pi)).sum() / 2
+        squares = (y - mean).square() + variance.unsqueeze(-1)
+        fit = -(squares / self.noise + self.noise.log() + math.log(2 * math.pi)).sum() / 2
         return fit - share * divergence(self.mean, self.lower)
 
     def posterior(self, known: Statistics) -> tuple[Float[Tensor, "outputs P"], Float[Tensor, "outputs P P"]]:
@@ -109,11 +109,6 @@ class SoftmaxOutput(nn.Module):
         return chance.gather(-1, labels).mean(0).sum() - share * divergence(self.mean, self.lower)
 
 
-def triangle(lower: Tensor) -> Tensor:
-    """A lower triangular factor with a positive diagonal, the identity at zero."""
-    return lower.tril(-1) + torch.diag_embed(lower.diagonal().exp())
-
-
 def moments(seen: Features, mean: Tensor, root: Tensor) -> tuple[Float[Tensor, "n outputs"], Float[Tensor, " n"]]:
     """Mean of f for each output and its variance, which they share, for w ~ N(mean, root root^T)."""
     return seen.a.mT @ mean, seen.rest + (root.mT @ seen.a).square().sum(0)
@@ -121,6 +116,4 @@ def moments(seen: Features, mean: Tensor, root: Tensor) -> tuple[Float[Tensor, "
 
 def divergence(mean: Tensor, lower: Tensor) -> Float[Tensor, ""]:
     """KL(q(w) || N(0, I)), summed over outputs."""
-    log_diagonal = lower.diagonal()
-    spread = lower.tril(-1).square().sum() / 2 + ((2 * log_diagonal).expm1() / 2 - log_diagonal).sum()
-    return mean.square().sum() / 2 + mean.shape[1] * spread
+    return mean.square().sum() / 2 + mean.shape[1] * spread(lower)

@@ -37,32 +37,12 @@ def sparse(net: str, data: Path, out: Path, test: Path | None, log: Path | None,
     folder = out.with_name(out.name + ".training")
     if folder.exists() and not options["resume"]:
         raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
-    import torch
-
     import bayesvision as bv
 
     examples = _arrays(data, options["classes"], options["numbers"])
     held = None if test is None else _arrays(test, options["classes"], options["numbers"])
-    train = bv.Train(
-        steps=options["steps"],
-        batch=options["batch"],
-        lr=options["lr"],
-        seed=options["seed"],
-        execution=bv.Execution(checkpoint_dir=str(folder)),
-    )
-    network = build_network(net, options["weights"])
-    if not isinstance(network, torch.nn.Module):
-        raise ValueError(f"--net {net} returns a {type(network).__name__}; it must return a torch module")
-    method = bv.SSVI(
-        network,
-        density=options["density"],
-        draws=options["draws"],
-        classes=options["classes"],
-        noise=options["noise"],
-        initial="trained" if options["trained"] else "random",
-        train=train,
-    )
-    with training_log(log, train.steps) as progress:
+    method = _method(net, folder, options)
+    with training_log(log, options["steps"]) as progress:
         posterior = method.fit(examples, progress)
     bv.save(posterior, out)
     shutil.rmtree(folder, ignore_errors=True)
@@ -71,6 +51,27 @@ def sparse(net: str, data: Path, out: Path, test: Path | None, log: Path | None,
         _score(posterior, held)
     click.echo(
         f"wrote {out}: {posterior.density.overall:.1%} of the weights; load it with bayesvision.load(path, net=net)"
+    )
+
+
+def _method(net: str, folder: Path, options: dict[str, Any]) -> Any:
+    """The recipe that the options tell."""
+    import torch
+
+    import bayesvision as bv
+
+    network = build_network(net, options["weights"])
+    if not isinstance(network, torch.nn.Module):
+        raise ValueError(f"--net {net} returns a {type(network).__name__}; it must return a torch module")
+    settings = {name: options[name] for name in ("steps", "batch", "lr", "seed")}
+    return bv.SSVI(
+        network,
+        density=options["density"],
+        draws=options["draws"],
+        classes=options["classes"],
+        noise=options["noise"],
+        initial="trained" if options["trained"] else "random",
+        train=bv.Train(**settings, execution=bv.Execution(checkpoint_dir=str(folder))),
     )
 
 

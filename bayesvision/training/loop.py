@@ -110,6 +110,14 @@ class TrainingRun:
             return self.call(data)
 
 
+def _check_shared(train: Train, group: Group) -> None:
+    if train.accumulate % group.size:
+        raise ValueError(
+            f"accumulate={train.accumulate} micro-batches cannot be shared by {group.size} processes; "
+            f"set accumulate to a multiple of {group.size}"
+        )
+
+
 def minimize(
     network: nn.Module,
     loss: Loss,
@@ -141,11 +149,7 @@ def minimize(
     device = train.execution.pick_device()
     with _on(device), seeded(train.seed), torch.enable_grad():
         group = init_distributed(device)
-        if train.accumulate % group.size:
-            raise ValueError(
-                f"accumulate={train.accumulate} micro-batches cannot be shared by {group.size} processes; "
-                f"set accumulate to a multiple of {group.size}"
-            )
+        _check_shared(train, group)
         before = Start.of(network, train, recipe)
         run = TrainingRun(network, loss, batch, train, group)
         state = TrainingState(network, run.optimizers, group, train, recipe)

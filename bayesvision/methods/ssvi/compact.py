@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesvision.methods.ssvi.layers import SPARSE_FROM, SparseConv, SparseLayer, SparseLinear
+from bayesvision.methods.ssvi.layers import SparseConv, SparseLayer, SparseLinear
 from bayesvision.methods.ssvi.model import Model
 from bayesvision.methods.ssvi.network import layers_of
 from bayesvision.methods.ssvi.products import Pattern, compressed
@@ -19,6 +19,7 @@ UNIT_BY_UNIT = (
     nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Tanh,
 )  # fmt: skip
 CHANNEL_BY_CHANNEL = (*UNIT_BY_UNIT, nn.AvgPool1d, nn.AvgPool2d, nn.Dropout1d, nn.Dropout2d, nn.MaxPool1d, nn.MaxPool2d)
+SPARSE_FROM = 0.15  # share of weights up to which a single product is faster on compressed rows
 TRIES = 4  # random inputs on which the sliced network is compared
 
 

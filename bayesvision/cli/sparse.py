@@ -108,9 +108,9 @@ def _report(posterior: Any) -> None:
     rows = [
         [
             part.name,
-            f"{part.weights:,}",
+            f"{part.dense_weights:,}",
             f"{part.kept:,}",
-            f"{part.kept / part.weights:.1%}",
+            f"{part.kept / part.dense_weights:.1%}",
             f"{part.dense_macs:,}",
             f"{part.done_macs:,}",
             f"{part.dense_training_bytes / MEGA:.2f}",

@@ -80,11 +80,11 @@ class DKM:
                 check_count(name, getattr(self, name), least)
         if isinstance(self.nu, tuple) and len(self.nu) != self.layers:
             raise ValueError(f"nu must be one number, or one for each of {self.layers} layers, got {len(self.nu)}")
-        if not all(value > 0 for value in self.weights):
+        if not all(value > 0 for value in self.penalties):
             raise ValueError(f"nu must be positive, or inf for the infinitely wide network, got {self.nu!r}")
 
     @property
-    def weights(self) -> tuple[float, ...]:
+    def penalties(self) -> tuple[float, ...]:
         """nu of each layer."""
         return self.nu if isinstance(self.nu, tuple) else (self.nu,) * self.layers
 
@@ -129,7 +129,7 @@ class DKM:
 
     def untrained(self, inducing: Tensor, outputs: int, rows: int) -> "Learned":
         """The machine before training, with these inducing inputs."""
-        fixed = tuple(math.isinf(value) for value in self.weights)
+        fixed = tuple(math.isinf(value) for value in self.penalties)
         bias = 0.0 if self.kernel == "linear" else 0.1
         free = self.inducing is not None and bias > 0
         machine = Machine(inducing, self.layers, self.kernel, self.ard, fixed, free, bias)
@@ -137,7 +137,7 @@ class DKM:
             output: Any = SoftmaxOutput(self.classes, len(inducing), self.draws)
         else:
             output = GaussianOutput(outputs, len(inducing), rows > self.train.batch)
-        return Learned(machine, output, tuple(0.0 if math.isinf(value) else value for value in self.weights))
+        return Learned(machine, output, tuple(0.0 if math.isinf(value) else value for value in self.penalties))
 
 
 class Learned(nn.Module):

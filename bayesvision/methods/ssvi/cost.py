@@ -20,7 +20,7 @@ class LayerCost(NamedTuple):
     Attributes:
         name: in the network.
         kernel: how products are computed on a CPU.
-        weights, kept: numbers of weights, dense and sparse.
+        dense_weights, kept: numbers of weights, dense and sparse.
         dense_macs, macs: multiply-adds of one product, with all weights and with those that are kept.
         done_macs: those that the kernel does; an accelerator does `dense_macs`.
         dense_training_bytes, training_bytes: weights, their standard deviations, moments of both, and for the sparse
@@ -30,7 +30,7 @@ class LayerCost(NamedTuple):
 
     name: str
     kernel: str
-    weights: int
+    dense_weights: int
     kept: int
     dense_macs: int
     macs: int
@@ -61,7 +61,7 @@ class Cost(NamedTuple):
     @property
     def exchange_bytes(self) -> int:
         """Of the dense gradients of an exchange, with those that they are added to; 0 where all weights are kept."""
-        return sum(2 * 4 * layer.weights for layer in self.layers if layer.kept < layer.weights)
+        return sum(2 * 4 * layer.dense_weights for layer in self.layers if layer.kept < layer.dense_weights)
 
     @property
     def fewer_macs(self) -> float:

@@ -162,11 +162,11 @@ def test_density_and_cost(fitted):
     assert post.density.overall == pytest.approx(sum(kept) / (96 + 32))
     cost = post.cost
     assert cost.total.macs == sum(kept) and cost.total.dense_macs == 128
-    assert cost.total.weights == 128 and [v.kept for v in cost.layers] == kept
+    assert cost.total.dense_weights == 128 and [v.kept for v in cost.layers] == kept
     big = SSVI(net(200, 300), density=0.05, train=replace(QUICK, steps=1)).fit(Data(draws(0, 9, 200), draws(1, 9)))
     first = big.cost.layers[0]
     assert first.kernel == "compressed rows" and first.done_macs == first.macs
-    share = first.kept / first.weights
+    share = first.kept / first.dense_weights
     assert first.training_bytes < 4 * share * first.dense_training_bytes
 
 

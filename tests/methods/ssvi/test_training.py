@@ -83,14 +83,24 @@ def test_the_bound_at_the_optimum_has_its_exact_value_on_average():
             assert value > exact
 
 
-def test_the_bound_has_no_noise_where_nothing_is_uncertain():
-    """With one posterior value for each output the noise leaves the loss: sigma to zero, both draws are the same."""
-    x, y = linear_gaussian()
-    learner, model = learner_of(linear_model(train=replace(QUICK, batch=40)), x, y)
-    with torch.no_grad():
-        model.network.rho.fill_(-40.0)
-    values = [float(learner.loss(model.train(), learner.batch(0, 0)).detach()) for _ in range(2)]
-    assert values[0] == pytest.approx(values[1], rel=1e-9)
+def test_at_the_exact_posterior_the_bound_has_no_noise():
+    """With orthogonal columns mean field is exact: log p(y, w) - log q(w) is log p(y) for every draw of w."""
+    x = torch.linalg.qr(draws(11, 40, 3)).Q * torch.tensor([3.0, 1.0, 5.0], dtype=torch.float64)
+    y = x @ torch.tensor([0.7, -1.1, 0.2], dtype=torch.float64) + 0.5 * draws(12, 40)
+    method = linear_model(draws=5, train=replace(QUICK, batch=40))
+    post = method.fit(Data(x, y))
+    mean, std = mean_field_optimum(x, y)
+    layer = post.model.network
+    layer.mu.copy_(mean)
+    layer.rho.copy_(std.expm1().log())
+    covariance = 0.64 * x @ x.T + 0.25 * torch.eye(40, dtype=torch.float64)
+    evidence = torch.distributions.MultivariateNormal(torch.zeros_like(y), covariance).log_prob(y)
+    own, prior = post.latent["weight"], torch.distributions.Normal(torch.zeros_like(mean), 0.8)
+    parts = post.predict(x).component_distribution
+    for k in range(5):
+        w = post._drawn(k)["network.mu"]
+        told = parts[:, k].log_prob(y).sum() + prior.log_prob(w).sum() - own.log_prob(w).sum()
+        torch.testing.assert_close(told, evidence, rtol=1e-9, atol=1e-8)
 
 
 def test_density_one_is_dense_variational_inference_step_for_step():

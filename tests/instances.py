@@ -230,10 +230,6 @@ PICTURES = Data(LEVELS.reshape(60, 1, 4, 8) / 2, LEVELS[:, 0])
 PICTURE = {"shape": (1, 4, 8), "classes": 3, "grey": 3, "train": TRAIN}
 ROW = LEVELS[0]
 INSTANCES = (
-    Instance("ssvi", SSVI(mlp(FEATURES, 1), **SPARSE), KEPT, net=mlp(FEATURES, 1)),
-    Instance("ssvi-wrapped", SSVI(wrapped(), noise="output", **SPARSE), KEPT, net=wrapped()),
-    Instance("ssvi-conv", SSVI(convolutions(1), **SPARSE), KEPT, net=convolutions(1)),
-    LabelInstance("ssvi-classes", SSVI(mlp(FEATURES, 3), classes=3, **SPARSE), KEPT, classes=3, net=mlp(FEATURES, 3)),
     Instance("pfn", network(), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance("pfn-standardize", network(standardize=True), frozenset({CONDITIONABLE, STORABLE}), LINE),
     Instance(
@@ -275,6 +271,10 @@ INSTANCES = (
     DiscreteInstance(
         "mdbm-conv", MDBM.images(hidden=(3, 4), **PICTURE), frozenset({CONDITIONABLE, STORABLE}), PICTURES, 3
     ),
+    Instance("ssvi", SSVI(mlp(FEATURES, 1), **SPARSE), KEPT, net=mlp(FEATURES, 1)),
+    Instance("ssvi-wrapped", SSVI(wrapped(), noise="output", **SPARSE), KEPT, net=wrapped()),
+    Instance("ssvi-conv", SSVI(convolutions(1), **SPARSE), KEPT, net=convolutions(1)),
+    LabelInstance("ssvi-classes", SSVI(mlp(FEATURES, 3), classes=3, **SPARSE), KEPT, classes=3, net=mlp(FEATURES, 3)),
     Instance("dkm", DKM(layers=1, inducing=8, train=TRAIN), frozenset({CONDITIONABLE, STORABLE, JOINT})),
     Instance(
         "dkm-full", DKM(layers=2, inducing=None, kernel="rbf", train=TRAIN), frozenset({CONDITIONABLE, STORABLE, JOINT})

@@ -120,7 +120,7 @@ def read(source: Any, classes: int | None, tokens: bool = False) -> Source:
         elif x.ndim == 2 and not x.is_floating_point():
             x = x.double()
         rows = x.flatten(1).double()
-        y = check_classes(y, rows, classes) if classes else _targets(y, rows, len(examples) + 1)
+        y = check_classes(y, rows, classes) if classes else _targets(y, rows, len(examples))
         found = Inputs(tuple(x.shape[1:]), columns, tuple(y.shape[1:]), tokens)
         if known is not None and found != known:
             raise ValueError(

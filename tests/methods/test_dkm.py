@@ -144,7 +144,7 @@ def test_at_infinite_width_it_is_the_exact_process(kernel):
     made = Machine(x, 2, kernel, False, (True,) * 2, False)
     output = GaussianOutput(1, 12, False)
     whole = nngp(torch.cat([x, new]), GramKernel(kernel), 2).detach()
-    noise = float(output.noise)
+    noise = float(output.noise.detach())
     covariance = whole[:12, :12] + noise * torch.eye(12, dtype=torch.float64)
     value = output.bound(made(x), y.unsqueeze(1))
     torch.testing.assert_close(value, normal(y, covariance), rtol=1e-6, atol=1e-6)
@@ -197,7 +197,7 @@ def test_without_a_hidden_layer_it_is_the_bound_of_titsias():
     x, y, z = draws(0, 15, 3), draws(1, 15), draws(2, 6, 3)
     made, output = Machine(z, 0, "arccos", True, (), True), GaussianOutput(1, 6, False)
     whole = nngp(torch.cat([x, z]), GramKernel("arccos"), 0).detach()
-    noise, exact = float(output.noise), whole[:15, :15]
+    noise, exact = float(output.noise.detach()), whole[:15, :15]
     low = whole[:15, 15:] @ torch.linalg.solve(whole[15:, 15:], whole[15:, :15])
     eye = torch.eye(15, dtype=torch.float64)
     expected = normal(y, low + noise * eye) - (exact - low).diagonal().sum() / (2 * noise)

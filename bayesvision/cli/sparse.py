@@ -110,17 +110,18 @@ def _report(posterior: Any) -> None:
             part.name,
             f"{part.dense_weights:,}",
             f"{part.kept:,}",
-            f"{part.kept / part.dense_weights:.1%}",
             f"{part.dense_macs:,}",
             f"{part.done_macs:,}",
             f"{part.dense_training_bytes / MEGA:.2f}",
             f"{part.training_bytes / MEGA:.2f}",
-            part.kernel,
         ]
         for part in (*cost.layers, cost.total)
     ]
-    heads = ["layer", "weights", "kept", "share", "multiply-adds, dense", "sparse", "training MB, dense", "sparse"]
-    show("Dense against sparse", [*heads, "products"], rows)
+    heads = ["layer", "weights", "kept", "dense MACs", "sparse", "dense MB", "sparse"]
+    show("Dense against sparse: multiply-adds of an input, memory of training", heads, rows)
+    share, asked = posterior.density.overall, posterior.method.density
+    if share > 1.1 * asked:
+        click.echo(f"every output keeps at least one weight, so {share:.1%} are kept and not {asked:.1%}")
 
 
 def _score(posterior: Any, held: Any) -> None:

@@ -36,11 +36,22 @@ def machine() -> dict[str, Any]:
 def write(name: str, results: dict[str, Any]) -> None:
     """Write `results` with the machine's description to results/NAME.json, NAME being FOLDER/SCRIPT."""
     path = RESULTS / f"{name}.json"
+    _write_whole(path, json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    print(f"wrote {path}")
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """What `make` returns, as JSON data in the file `path`: made and written if it is not there."""
+    if not path.exists():
+        _write_whole(path, json.dumps(make()))
+    return json.loads(path.read_text())
+
+
+def _write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"machine": machine(), **results}, indent=1) + "\n")
+    temporary.write_text(text)
     temporary.replace(path)
-    print(f"wrote {path}")
 
 
 def mean_and_error(values: Any) -> tuple[float, float]:

@@ -42,6 +42,6 @@ def learner_of(method, x, y):
     from bayesvision.training.batches import Minibatches
     from bayesvision.training.examples import read
 
-    examples, inputs, _ = read(Data(x, y), method.classes)
+    examples, inputs, _ = read(Data(x, y), 0, method.classes)
     model = method.untrained(method.net, inputs, trainable(method.net))
     return Learner(method, model, Minibatches(examples, method.train, torch.device("cpu"))), model

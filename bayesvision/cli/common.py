@@ -20,6 +20,7 @@ __all__ = [
     "import_named",
     "show",
     "timed",
+    "training_folder",
     "training_log",
     "waiting",
 ]
@@ -104,6 +105,14 @@ def check_output(path: Path, *inputs: Path | str | None) -> None:
         raise ValueError(f"{path} is a folder; name a file")
     if any(other is not None and path.resolve() == Path(other).resolve() for other in inputs):
         raise ValueError(f"{path} is read and would be overwritten; write to another file")
+
+
+def training_folder(out: Path, resume: bool) -> Path:
+    """Where the state of a run that will write `out` is kept; a `ValueError` if there is one and it is not resumed."""
+    folder = out.with_name(out.name + ".training")
+    if folder.exists() and not resume:
+        raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
+    return folder
 
 
 def import_named(name: str, option: str) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from bayesvision.cli.common import FILE, Command, check_output, training_log
+from bayesvision.cli.common import FILE, Command, check_output, training_folder, training_log
 
 __all__ = ["pretrain"]
 
@@ -33,9 +33,7 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, start: Pat
 
     import bayesvision as bv
 
-    folder = out.with_name(out.name + ".training")
-    if folder.exists() and not resume and "RANK" not in os.environ:  # torchrun's processes would see each other's
-        raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
+    folder = training_folder(out, resume or "RANK" in os.environ)  # torchrun's processes would see each other's
     method = plan.build(checkpoint_dir=str(folder))
     first = int(os.environ.get("RANK", 0)) == 0
     with training_log(log, method.train.steps) if first else contextlib.nullcontext() as progress:

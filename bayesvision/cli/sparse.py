@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, build_network, check_output, show, training_log
+from bayesvision.cli.common import FILE, Command, build_network, check_output, show, training_folder, training_log
 
 __all__ = ["sparse"]
 
@@ -34,9 +34,7 @@ MEGA = 2**20
 def sparse(net: str, data: Path, out: Path, test: Path | None, log: Path | None, **options: Any) -> None:
     """Train a sparse Bayesian copy of a network, and say what it costs beside the dense one."""
     check_output(out, data, test, options["weights"], log)
-    folder = out.with_name(out.name + ".training")
-    if folder.exists() and not options["resume"]:
-        raise ValueError(f"{folder} holds an unfinished run; pass --resume to go on with it, or delete it")
+    folder = training_folder(out, options["resume"])
     import bayesvision as bv
 
     examples = _arrays(data, options["classes"], options["numbers"])

@@ -16,6 +16,7 @@ __all__ = [
     "as_tensor",
     "check_classes",
     "check_count",
+    "check_finite_examples",
     "check_inputs",
     "check_prior",
     "check_targets",
@@ -148,6 +149,20 @@ def _check_finite(name: str, value: Tensor, missing: bool = False) -> None:
         raise ValueError(
             f"{name} must be finite and at most {LARGEST:g} in size, got {value[tuple(place)].item()} at index {place} "
             f"({int(bad.sum())} such values); drop or impute these rows, or rescale the column"
+        )
+
+
+def check_finite_examples(name: str, value: Tensor, first: int = 0) -> None:
+    """Raise a `ValueError` that names the first example, counted from `first` on, with numbers that are not finite."""
+    if not value.is_floating_point():
+        return
+    bad = ~(value.isfinite() & (value.abs() <= LARGEST))
+    if bad.any():
+        each = bad.reshape(len(bad), -1).sum(1)
+        worst = int(each.nonzero()[0])
+        raise ValueError(
+            f"{name} must be finite and at most {LARGEST:g} in size, got {int(each[worst])} other values in example "
+            f"{first + worst} and {int((each > 0).sum())} such examples in its batch; drop or mend them"
         )
 
 

@@ -6,10 +6,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bayesvision.core.checks import LARGEST, as_tensor, check_classes, check_inputs, check_targets, columns_of
+from bayesvision.core.checks import (
+    as_tensor,
+    check_classes,
+    check_finite_examples,
+    check_inputs,
+    check_targets,
+    columns_of,
+)
 from bayesvision.core.data import Data, output_dtype
 from bayesvision.core.standardize import statistics
 from bayesvision.training.batches import Examples, batches_of
+from bayesvision.training.seeds import seeded
 
 __all__ = ["Inputs", "Scales", "Source", "read", "scales"]
 
@@ -46,7 +54,7 @@ class Inputs:
             x = as_tensor("x", x)
             if x.ndim <= len(self.shape) or tuple(x.shape[-len(self.shape) :]) != self.shape or not x.numel():
                 raise ValueError(f"x must have the shape [*batch, {_axes(self.shape)}], got {tuple(x.shape)}")
-            check_finite("x", x)
+            check_finite_examples("x", x)
         batch = tuple(x.shape[: x.ndim - len(self.shape)])
         return x.reshape(-1, *self.shape), batch, output_dtype(x)
 
@@ -83,29 +91,22 @@ def _axes(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, shape))
 
 
-def check_finite(name: str, value: Tensor, first: int = 0) -> None:
-    """Raise a `ValueError` for the first example with numbers that are not finite."""
-    if not value.is_floating_point():
-        return
-    bad = ~(value.isfinite() & (value.abs() <= LARGEST))
-    if bad.any():
-        where = int(bad.flatten(1).any(1).nonzero()[0]) if bad.ndim > 1 else int(bad.nonzero()[0])
-        raise ValueError(
-            f"{name} must be finite and at most {LARGEST:g} in size, got {int(bad.sum())} other values, the first in "
-            f"example {first + where}; drop or mend such examples"
-        )
-
-
-def read(source: Any, classes: int | None, tokens: bool = False) -> Source:
+def read(source: Any, seed: int, classes: int | None, tokens: bool = False) -> Source:
     """All examples of `source`, read once, and what they are.
 
     Args:
+        seed: of what the source draws, such as the order of a loader; the global generators stay as they are.
         tokens: whether inputs are whole numbers, which stay such.
 
     Raises:
         TypeError, ValueError: as in `batches_of`; inputs or targets of several shapes, not finite, or labels
             that are not 0, ..., classes - 1.
     """
+    with seeded(seed):
+        return _read(source, classes, tokens)
+
+
+def _read(source: Any, classes: int | None, tokens: bool) -> Source:
     examples, known, ends = Examples(), None, None
     columns = columns_of(source.x) if isinstance(source, Data) else None
     if isinstance(source, Data) and not getattr(source.x, "ndim", 0) > 2 and source.y is not None and not tokens:
@@ -114,7 +115,7 @@ def read(source: Any, classes: int | None, tokens: bool = False) -> Source:
     for x, y in batches_of(source):
         x = as_tensor("x", x)
         x = x.unsqueeze(-1) if x.ndim == 1 else x
-        check_finite("x", x, len(examples))
+        check_finite_examples("x", x, len(examples))
         if tokens:
             x = _tokens(x)
         elif x.ndim == 2 and not x.is_floating_point():
@@ -142,7 +143,7 @@ def _targets(y: Any, x: Tensor, first: int = 0) -> Tensor:
     value = as_tensor("y", y)
     if value.ndim == 2 and value.shape[1] > 1 and len(value) == len(x):
         value = value if value.is_floating_point() else value.double()
-        check_finite("y", value, first)
+        check_finite_examples("y", value, first)
         return value
     return check_targets(value, x, constant=True)
 

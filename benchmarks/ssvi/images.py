@@ -7,6 +7,7 @@ names begin so and keeps each under build/ssvi; rows that are there are not trai
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 import bayesvision as bv
 from bayesvision.distributions import Categorical
 from bayesvision.training.seeds import generator
-from benchmarks.common import DATA, mean_and_error, write
+from benchmarks.common import DATA, kept, mean_and_error, write
 
 BUILD, BATCH, LR = Path("build/ssvi"), 128, 2e-3
 CRITERIA = ("magnitude", "ratio", "expected_magnitude", "exponential", "exponential_snr")
@@ -138,21 +139,19 @@ def scores(predict: Any, images: Images) -> dict[str, float]:
     return found
 
 
+def measured(row: str, fields: dict[str, Any], images: Images, width: int, steps: int, seed: int) -> dict[str, Any]:
+    began = time.perf_counter()
+    predict, share = trained(row, fields, images, width, steps, seed)
+    seconds = time.perf_counter() - began
+    return {"row": row, "seed": seed, "kept": share, "seconds": seconds, **scores(predict, images)}
+
+
 def run(name: str, part: str, data: Path, steps: int, seeds: int) -> None:
     images, width = Images(name, data), 512 if name == "mnist" else 256
     for row, fields in models(name).items():
         for seed in range(seeds) if row.startswith(part) else ():
-            path = BUILD / f"{name}-{row}-{seed}.json"
-            if path.exists():
-                continue
-            began = time.perf_counter()
-            predict, kept = trained(row, fields, images, width, steps, seed)
-            seconds = time.perf_counter() - began
-            line = {"row": row, "seed": seed, "kept": kept, "seconds": seconds, **scores(predict, images)}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(line))
-            temporary.replace(path)
+            make = partial(measured, row, fields, images, width, steps, seed)
+            line = kept(BUILD / f"{name}-{row}-{seed}.json", make)
             print(name, {k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}, flush=True)
 
 

@@ -7,8 +7,8 @@ more --steps. Results of each model are kept under build/ssvi-cifar and not made
 import argparse
 import io
 import itertools
-import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 import bayesvision as bv
 from bayesvision.distributions import Categorical
 from bayesvision.training.batches import Examples, Minibatches
-from benchmarks.common import DATA, write
+from benchmarks.common import DATA, kept, write
 
 BUILD, BATCH, LR = Path("build/ssvi-cifar"), 64, 2e-3
 MODELS: dict[str, dict[str, Any] | None] = {
@@ -111,13 +111,7 @@ def main() -> None:
     torch.set_num_threads(1)
     lines = []
     for name in (name for name in MODELS if name.endswith(a.part)):
-        path = BUILD / f"{name}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text(json.dumps(scored(name, folder, a.steps)))
-            temporary.replace(path)
-        lines.append(json.loads(path.read_text()))
+        lines.append(kept(BUILD / f"{name}.json", partial(scored, name, folder, a.steps)))
         print(lines[-1], flush=True)
     if len(lines) == len(MODELS):
         write("ssvi/sparse_cifar", {"data": "JPEG CIFAR-10", "steps": a.steps, "batch": BATCH, "models": lines})

@@ -7,8 +7,8 @@ Results of each split are kept under build/ssvi-uci; splits that are there are n
 import argparse
 import csv
 import gzip
-import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import bayesvision as bv
-from benchmarks.common import DATA, mean_and_error, write
+from benchmarks.common import DATA, kept, mean_and_error, write
 
 BUILD = Path("build/ssvi-uci")
 SETS = {  # file -> name in the published results
@@ -102,12 +102,7 @@ def main() -> None:
         for model, fields in MODELS.items():
             for k in range(min(a.splits, len(tests))):
                 path = BUILD / f"{name}-{model}-{k}.json"
-                if not path.exists():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    temporary = path.with_suffix(".tmp")
-                    temporary.write_text(json.dumps(split(x, y, tests[k], fields, k)))
-                    temporary.replace(path)
-                found[model].append(json.loads(path.read_text()))
+                found[model].append(kept(path, partial(split, x, y, tests[k], fields, k)))
         lines += lines_of(name, found, known)
         print(*lines[-3:], sep="\n", flush=True)
     better = [v["set"] for v in lines if v["model"] == "SSVI 0.5" and v["log-likelihood less MC dropout's"] > 0]

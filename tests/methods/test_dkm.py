@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.data import DataLoader, TensorDataset
 
 import bayesvision as bv
 from bayesvision import DKM, Data, Execution, Train
@@ -422,6 +423,19 @@ def test_several_outputs_and_the_gram_matrices():
     torch.testing.assert_close(joint.mean.T, post.predict(x[:4]).mean)
     assert [tuple(post.gram(k).shape) for k in range(3)] == [(10, 10)] * 3 and post.drift().shape == (2,)
     assert post.condition(x, y).predict(x).batch_shape == (60, 2)
+
+
+def test_a_run_of_other_data_is_refused_and_a_shuffling_loader_is_read_by_the_seed(tmp_path):
+    x, y = rows(40)
+    where = replace(QUICK, execution=Execution(device="cpu", checkpoint_dir=str(tmp_path)))
+    DKM(layers=1, inducing=5, train=where).fit(Data(x, y))
+    with pytest.raises(ValueError, match="state of another recipe"):
+        DKM(layers=1, inducing=5, train=where).fit(Data(x, -y))
+    before = torch.get_rng_state()
+    loader = DataLoader(TensorDataset(x, y), batch_size=16, shuffle=True)
+    posts = [DKM(layers=1, inducing=5, train=QUICK).fit(loader) for _ in range(2)]
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(posts[0].predict(x).mean, posts[1].predict(x).mean)
 
 
 # --- what is refused

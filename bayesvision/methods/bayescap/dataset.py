@@ -10,7 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from bayesvision.core.checks import LARGEST, as_tensor, check_classes, check_inputs, check_targets, columns_of
+from bayesvision.core.checks import (
+    as_tensor,
+    check_classes,
+    check_finite_examples,
+    check_inputs,
+    check_targets,
+    columns_of,
+)
 from bayesvision.core.data import Data
 from bayesvision.methods.bayescap.frozen import Frozen, stacked
 from bayesvision.training.batches import LARGE, Examples, batches_of
@@ -93,7 +100,7 @@ class OutputDataset(Examples):
         y = y.to("cpu", torch.float32)
         first = len(self)
         for name, value in (("the network's output", outputs), ("y", y)):
-            _check_finite(name, value, first)
+            check_finite_examples(name, value, first)
         self._take_in(reads, y)
 
     def add_labels(self, reads: Tensor, y: Any, classes: int) -> None:
@@ -102,7 +109,7 @@ class OutputDataset(Examples):
         Raises:
             ValueError: labels that are not 0, ..., classes - 1, or outputs that are not finite.
         """
-        _check_finite("the network's output", reads, len(self))
+        check_finite_examples("the network's output", reads, len(self))
         labels = check_classes(y, reads.cpu(), classes)
         self._take_in(reads, labels.float())
 
@@ -200,14 +207,3 @@ def _thinned(
     size = max(8, count // kind.channels)
     chosen = torch.randperm(len(tensors[0]), generator=source)[:size].to(tensors[0].device)
     return [v[chosen] for v in tensors]
-
-
-def _check_finite(name: str, value: Tensor, first: int) -> None:
-    bad = ~(value.isfinite() & (value.abs() <= LARGEST))
-    if bad.any():
-        each = bad.reshape(len(bad), -1).sum(1)
-        worst = int(each.nonzero()[0])
-        raise ValueError(
-            f"{name} must be finite and at most {LARGEST:g} in size, got {int(each[worst])} other values in example "
-            f"{first + worst} and {int((each > 0).sum())} such examples in its batch; drop or mend them"
-        )

@@ -100,7 +100,7 @@ class DKM:
             ValueError: inputs that are no rows, constant targets, labels that are not 0, ..., classes - 1, numbers that
                 are not finite, too many rows for all to be inducing points, or a kernel that is not positive definite.
         """
-        seen = read(source, self.classes)
+        seen = read(source, self.train.seed, self.classes)
         if len(seen.inputs.shape) != 1:
             raise ValueError(
                 f"x must be a table [rows, columns], got inputs of the shape {seen.inputs.shape}; flatten them"
@@ -122,7 +122,7 @@ class DKM:
             x, y = batches(step, part) if whole is None else whole
             return x, y, count
 
-        recipe = {"method": describe(self), "rows": count}
+        recipe = {"method": describe(self), "examples": seen.examples.digest}
         cost = minimize(model, model.loss, batch, self.train, recipe, log, {"rows of data": count})
         kind: Any = DKMClassPosterior if self.classes else DKMPosterior
         return kind.of(self, model, units, seen.inputs, standard, cost)

@@ -77,12 +77,6 @@ class GramLayer(nn.Module):
         self.kernel = kernel
         self.lower = None if fixed else nn.Parameter(torch.zeros(count, count, dtype=torch.float64))
 
-    def whitened(self, count: int) -> Float[Tensor, "P P"]:
-        """W."""
-        if self.lower is None:
-            return torch.eye(count, dtype=torch.float64, device=next(self.parameters()).device)
-        return triangle(self.lower)
-
     def kl(self) -> Float[Tensor, ""]:
         """KL(N(0, G) || N(0, K))."""
         if self.lower is None:
@@ -98,7 +92,7 @@ class GramLayer(nn.Module):
         if self.lower is None:
             rows = rest + (x.square().sum(0) if rest.ndim == 1 else x.mT @ x)
             return Grams(small @ small.mT, small @ x, rows)
-        w = self.whitened(len(small))
+        w = triangle(self.lower)
         v, seen = small @ w, w.mT @ x
         return Grams(v @ v.mT, v @ seen, rest + (seen.square().sum(0) if rest.ndim == 1 else seen.mT @ seen))
 

@@ -1,7 +1,7 @@
 """What a trained deep kernel machine predicts: numbers, with rows taken in in closed form, and classes."""
 
 import math
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 import torch.distributions as td
@@ -66,13 +66,15 @@ class _Learned(nn.Module):
         return Exported({}, dict(self.state_dict()), rest)
 
     @classmethod
-    def _blank(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Any:
-        """The posterior of a file, before the rest of its tensors."""
+    def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Any:
+        """The posterior that `export` described."""
         inputs = build(Inputs, header["inputs"])
         rows, outputs = header["metadata"]["rows of data"], max(1, math.prod(inputs.targets))
         model = method.untrained(tensors["model.machine.inducing"], outputs, rows)
         units = Scales(*(tensors.get(name) for name in Scales._fields))
-        return cls(method, model, units, inputs, header["metadata"])
+        posterior = cls(method, model, units, inputs, header["metadata"])
+        posterior.load_state_dict(tensors)
+        return posterior
 
 
 class DKMClassPosterior(_Learned, Posterior):
@@ -96,13 +98,6 @@ class DKMClassPosterior(_Learned, Posterior):
             logits = self.model.output.logits(self.model.machine(block), source)
             parts.append(logits.log_softmax(-1).logsumexp(0) - math.log(len(logits)))
         return Categorical(logits=torch.cat(parts).unflatten(0, batch).to(dtype), validate_args=False)
-
-    @classmethod
-    def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
-        """The posterior that `export` described."""
-        posterior = cls._blank(method, tensors, header)
-        posterior.load_state_dict(tensors)
-        return posterior
 
 
 class DKMPosterior(_Learned, Conditionable):
@@ -190,10 +185,8 @@ class DKMPosterior(_Learned, Conditionable):
         return td.MultivariateNormal(loc.to(dtype), scale_tril=factor.to(dtype))
 
     @classmethod
-    def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Self:
+    def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Any:
         """The posterior that `export` described; one of classes, if the recipe has them."""
         if method.classes:
-            return cast(Self, DKMClassPosterior.restore(method, tensors, header))
-        posterior = cls._blank(method, tensors, header)
-        posterior.load_state_dict(tensors)
-        return posterior
+            return DKMClassPosterior.restore(method, tensors, header)
+        return super().restore(method, tensors, header)

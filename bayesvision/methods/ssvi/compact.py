@@ -11,6 +11,7 @@ from bayesvision.methods.ssvi.layers import SparseConv, SparseLayer, SparseLinea
 from bayesvision.methods.ssvi.model import Model
 from bayesvision.methods.ssvi.network import layers_of
 from bayesvision.methods.ssvi.products import Pattern, compressed
+from bayesvision.training.examples import Scales
 
 __all__ = ["Compact", "CompactLinear", "compacted"]
 
@@ -89,7 +90,7 @@ class Compact(nn.Module):
         self.network, self.tokens, self.numbers = network, model.inputs.tokens, not model.classes
         self.with_variance = model.noise == "output"
         self.scalar = model.column and not model.inputs.targets
-        for name in ("x_loc", "x_scale", "y_loc", "y_scale"):
+        for name in Scales._fields:
             self.register_buffer(name, getattr(model, name).clone())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Learner:
     """
 
     def __init__(self, method: Any, model: Model, batches: Minibatches) -> None:
-        self.method, self.model, self.batches = method, model, batches
+        self.method, self.model, self.batches, self.layers = method, model, batches, layers_of(model)
 
     def batch(self, step: int, part: int) -> tuple[Tensor, Tensor, float]:
         """Examples, and the weight of the KL at this step."""
@@ -42,7 +42,7 @@ class Learner:
         fit = model.misfit(model(x), y)
         if not beta:
             return fit
-        divergence: Any = sum(layer.kl(self.method.prior_std) for layer in layers_of(model).values())
+        divergence: Any = sum(layer.kl(self.method.prior_std) for layer in self.layers.values())
         return fit + beta / self.batches.num_data * divergence
 
     def between(self, step: int, optimizers: Optimizers) -> None:
@@ -51,7 +51,7 @@ class Learner:
         The fraction is exchange / 2 (1 + cos(pi t / T)), T = until steps, from which on none are made.
         """
         method, end = self.method, self.method.until * self.method.train.steps
-        layers = {k: v for k, v in layers_of(self.model).items() if len(v.index) < v.size}
+        layers = {k: v for k, v in self.layers.items() if len(v.index) < v.size}
         if step % method.interval or step >= end or not method.exchange or not layers:
             return
         fraction = method.exchange / 2 * (1 + math.cos(math.pi * step / end))

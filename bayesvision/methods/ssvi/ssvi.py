@@ -18,7 +18,6 @@ from bayesvision.methods.ssvi.selection import Allocation, Criterion
 from bayesvision.training.batches import Augment, Minibatches
 from bayesvision.training.examples import Inputs, read, scales
 from bayesvision.training.loop import minimize
-from bayesvision.training.seeds import seeded
 from bayesvision.training.train import Train
 
 __all__ = ["SSVI", "SSVIPosterior"]
@@ -144,8 +143,7 @@ class SSVI:
             FloatingPointError: the loss became NaN or infinite.
         """
         names = trainable(self.net)
-        with seeded(self.train.seed):  # a loader may draw its order
-            seen = read(source, self.classes, Model.reads_tokens(self.net))
+        seen = read(source, self.train.seed, self.classes, Model.reads_tokens(self.net))
         model = self.untrained(self.net, seen.inputs, names)
         device = self.train.execution.pick_device()
         if self.standardize or (self.standardize is None and self.initial == "random"):
@@ -154,12 +152,12 @@ class SSVI:
         batches = Minibatches(seen.examples, self.train, device, augment)
         model.prepare(*(value.to(device) for value in seen.examples.take(torch.arange(min(len(seen.examples), LOOKS)))))
         seen.check_scale()
-        method = replace(self, net=None)
+        method, known = replace(self, net=None), signature(self.net)
         learner = Learner(method, model, batches)
-        recipe = {"method": describe(method), "network": signature(self.net), "examples": seen.examples.digest}
+        recipe = {"method": describe(method), "network": known, "examples": seen.examples.digest}
         cost = minimize(model, learner.loss, learner.batch, self.train, recipe, log, between=learner.between)
         metadata = {**cost, "examples": batches.num_data, "noise": model.noise_of()}
-        return SSVIPosterior(method, model, metadata, names, signature(self.net))
+        return SSVIPosterior(method, model, metadata, names, known)
 
     def untrained(self, net: Any, inputs: Inputs, names: list[str]) -> Model:
         """The sparse network before training, with the layers `names` sparse."""

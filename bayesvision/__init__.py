@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bayesvision.io.checkpoints import save as save
     from bayesvision.methods.bayescap.bayescap import BayesCap as BayesCap
     from bayesvision.methods.dkm.dkm import DKM as DKM
+    from bayesvision.methods.dkm.images import ImageDKM as ImageDKM
     from bayesvision.methods.dt.dt import DistributionTransformer as DistributionTransformer
     from bayesvision.methods.lcpfn.lcpfn import LCPFN as LCPFN
     from bayesvision.methods.mdbm.images import ImageMDBM as ImageMDBM

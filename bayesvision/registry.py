@@ -33,6 +33,7 @@ NAMES = {  # name of `bayesvision` -> module, imported on first use
     "Ensemble": "bayesvision.baselines.ensemble",
     "Execution": "bayesvision.training.train",
     "GP": "bayesvision.baselines.gp",
+    "ImageDKM": "bayesvision.methods.dkm.images",
     "ImageMDBM": "bayesvision.methods.mdbm.images",
     "JsonLines": "bayesvision.training.loggers",
     "LCPFN": "bayesvision.methods.lcpfn.lcpfn",
@@ -65,6 +66,7 @@ POSTERIORS = {  # method in a checkpoint's header -> its posterior
     "ImageMDBM": Stored(("bayesvision.methods.mdbm.images", "ImageMDBMPosterior")),
     "SSVI": Stored(None, ("bayesvision.methods.ssvi.posterior", "SSVIPosterior")),
     "DKM": Stored(("bayesvision.methods.dkm.posterior", "DKMPosterior")),
+    "ImageDKM": Stored(("bayesvision.methods.dkm.posterior", "DKMClassPosterior")),
     "GP": Stored(("bayesvision.baselines.gp", "GPPosterior")),
 }
 EXTRAS = {  # package -> extra of bayesvision that installs it

@@ -9,8 +9,8 @@ import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor
 
-from bayesvision.baselines.marginal_likelihood import SMOOTHNESS, Hyper, Kernel, learn
-from bayesvision.core.checks import check_inputs, check_targets, columns_of
+from bayesvision.baselines.marginal_likelihood import SMOOTHNESS, Hyper, Kernel, infinite_width, learn
+from bayesvision.core.checks import check_count, check_inputs, check_targets, columns_of
 from bayesvision.core.data import Data, output_dtype
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
@@ -36,7 +36,9 @@ class GP:
         >>> post.predict(new).interval(0.9), post.joint(new[:10])
 
     Args:
-        kernel: `rbf`, `matern12`, `matern32` or `matern52`.
+        kernel: `rbf`, `matern12`, `matern32` or `matern52`; or `nngp`, the process of an infinitely wide rectifying
+            network, whose k is `bayesvision.baselines.marginal_likelihood.infinite_width`.
+        depth: hidden layers of that network; a deep kernel machine at nu = inf has one more than its `layers`.
         lengthscale: one for all columns or one for each; None learns them.
         noise, variance: noise variance and output variance; None learns them. Learnt noise is at least 1e-4 of the
             target's variance.
@@ -54,6 +56,7 @@ class GP:
     lengthscale: float | tuple[float, ...] | None = None
     noise: float | None = None
     variance: float | None = None
+    depth: int = 2
     standardize: bool = True
     restarts: int = 3
     steps: int = 200
@@ -63,6 +66,7 @@ class GP:
         convert_fields(self)
         if self.kernel not in get_args(Kernel):
             raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {self.kernel!r}")
+        check_count("depth", self.depth)
         scales = self.lengthscale if isinstance(self.lengthscale, tuple) else (self.lengthscale,)
         for name, values in (("lengthscale", scales), ("noise", (self.noise,)), ("variance", (self.variance,))):
             for value in values:
@@ -209,6 +213,8 @@ class GPPosterior(Conditionable):
 
     def _covariance(self, a: Tensor, b: Tensor) -> Float[Tensor, "*batch n m"]:
         lengthscale = self.lengthscale.double()
+        if self.method.kernel == "nngp":
+            return self.variance.double() * infinite_width(a / lengthscale, b / lengthscale, self.method.depth)
         r = torch.cdist(a / lengthscale, b / lengthscale, compute_mode="donot_use_mm_for_euclid_dist")
         return self.variance.double() * _correlation(self.method.kernel, r)
 
@@ -220,7 +226,11 @@ class GPPosterior(Conditionable):
 
     def _marginals(self, x: Tensor) -> tuple[Float[Tensor, "*batch m"], Float[Tensor, "*batch m"]]:
         mean, half = self._project(x)
-        return mean, (self.variance.double() - half.square().sum(-2)).clamp(min=0) + self.noise.double()
+        prior = self.variance.double()
+        if self.method.kernel == "nngp":
+            alone = x.unsqueeze(-2)
+            prior = self._covariance(alone, alone)[..., 0, 0]
+        return mean, (prior - half.square().sum(-2)).clamp(min=0) + self.noise.double()
 
     def export(self) -> Exported:
         """Rows, units, hyper-parameters and Cholesky factor; the recipe."""

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from bayesvision.core.roles import Log
 from bayesvision.core.standardize import statistics
+from bayesvision.nn.kernels import arc_cosine
 from bayesvision.training.seeds import generator
 
-__all__ = ["SMOOTHNESS", "Hyper", "Kernel", "learn"]
+__all__ = ["SMOOTHNESS", "Hyper", "Kernel", "infinite_width", "learn"]
 
-Kernel = Literal["rbf", "matern12", "matern32", "matern52"]
+Kernel = Literal["rbf", "matern12", "matern32", "matern52", "nngp"]
+BIAS = 0.1  # of every layer of the infinitely wide network
 SMOOTHNESS = {"matern12": 0.5, "matern32": 1.5, "matern52": 2.5}
 NOISE_FLOOR = 1e-4  # of the target's variance: keeps the Cholesky factor accurate
 BOUNDS = {"lengthscale": (1e-2, 1e3), "variance": (1e-3, 1e3), "noise": (NOISE_FLOOR, 10.0)}  # times the data's spread
@@ -29,6 +31,38 @@ class Hyper(NamedTuple):
     lengthscale: Float[Tensor, " features"]
     noise: Float[Tensor, ""]
     variance: Float[Tensor, ""]
+
+
+def infinite_width(
+    a: Float[Tensor, "*batch n features"], b: Float[Tensor, "*batch m features"], depth: int
+) -> Float[Tensor, "*batch n m"]:
+    """Covariance of the outputs of an infinitely wide rectifying network of `depth` hidden layers, of scaled inputs.
+
+    G = a b^T, and `depth` times G <- `arc_cosine` of G, plus 0.1 (Cho and Saul 2009, eqs. 1 and 11; Lee et al. 2018,
+    arXiv 1711.00165).
+    """
+    gram, left, right = a @ b.mT, a.square().sum(-1), b.square().sum(-1)
+    for _ in range(depth):
+        gram = arc_cosine(gram, left, right) + BIAS
+        left, right = left + BIAS, right + BIAS
+    return gram
+
+
+class _InfiniteWidth(gpytorch.kernels.Kernel):
+    """`infinite_width` as gpytorch writes kernels."""
+
+    has_lengthscale = True
+
+    def __init__(self, depth: int, **shape: Any) -> None:
+        super().__init__(**shape)
+        self.depth = depth
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **_: Any) -> Tensor:
+        """Covariance of all pairs, or of each row of `x1` with the same of `x2`."""
+        a, b = x1 / self.lengthscale, x2 / self.lengthscale
+        if diag:
+            return infinite_width(a.unsqueeze(-2), b.unsqueeze(-2), self.depth)[..., 0, 0]
+        return infinite_width(a, b, self.depth)
 
 
 class _Exact(gpytorch.models.ExactGP):
@@ -47,6 +81,8 @@ class _Exact(gpytorch.models.ExactGP):
         shape: Any = {"ard_num_dims": x.shape[-1], "lengthscale_constraint": positive()}
         if method.kernel == "rbf":
             base = gpytorch.kernels.RBFKernel(**shape)
+        elif method.kernel == "nngp":
+            base = _InfiniteWidth(method.depth, **shape)
         else:
             base = gpytorch.kernels.MaternKernel(SMOOTHNESS[method.kernel], **shape)
         self.mean_module = gpytorch.means.ZeroMean()

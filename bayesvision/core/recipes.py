@@ -123,7 +123,7 @@ def describe(value: Any) -> Any:
 
 
 def to_json(recipe: Any) -> dict[str, Any]:
-    """The fields of a recipe as JSON data, from which `build` makes an equal one; infinities become None."""
+    """The fields of a recipe as JSON data, from which `build` makes an equal one; infinities become text."""
     return {f.name: _json(getattr(recipe, f.name)) for f in _stored(recipe)}
 
 
@@ -133,7 +133,27 @@ def _json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_json(v) for v in value]
     value = _scalar(value)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _fitted(value: Any, hint: Any) -> Any:
+    """JSON data as the annotated type, lists as tuples and names of infinities as numbers; as it is if it does not fit.
+
+    The recipe refuses that by name.
+    """
+    for read in (value, _numbers(value)):
+        try:
+            return _converted(read, hint)
+        except TypeError:
+            continue
+    return value
+
+
+def _numbers(value: Any) -> Any:
+    """JSON data with infinities in place of their names."""
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    return float(value) if value in ("inf", "-inf") else value
 
 
 def _stored(recipe: Any) -> list[dataclasses.Field[Any]]:
@@ -143,7 +163,8 @@ def _stored(recipe: Any) -> list[dataclasses.Field[Any]]:
 def build(cls: type[Recipe], fields: dict[str, Any]) -> Recipe:
     """The recipe of class `cls` that `to_json` described; nested recipes are built by their annotations.
 
-    A number that is None was an infinite bound, and takes the field's default, which is that bound.
+    A number that is None was an infinite bound in a file of version 0.1, and takes the field's default, which is that
+    bound.
 
     Raises:
         ValueError: fields that the class does not have, or values that it refuses.
@@ -161,8 +182,5 @@ def build(cls: type[Recipe], fields: dict[str, Any]) -> Recipe:
         if nested and isinstance(value, dict):
             given[name] = build(nested, value)
             continue
-        try:
-            given[name] = _converted(value, hints[name])  # JSON has lists for tuples
-        except TypeError:
-            given[name] = value  # which the recipe refuses by name
+        given[name] = _fitted(value, hints[name])
     return cls(**given)

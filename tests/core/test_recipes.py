@@ -207,3 +207,19 @@ def test_describe_has_no_addresses_and_is_json():
     assert describe((1, None, "a", np.float64(0.5), torch.tensor(2))) == [1, None, "a", 0.5, 2]
     assert describe(Plain()) == describe(Plain())
     assert "Plain" in describe(Plain())
+
+
+@dataclass(frozen=True)
+class Penalised:
+    penalty: float | tuple[float, ...] = 1.0
+    name: str = "plain"
+
+    def __post_init__(self):
+        convert_fields(self)
+
+
+@pytest.mark.parametrize("penalty", [math.inf, (1.0, math.inf), (-math.inf,)])
+def test_infinities_that_are_no_default_come_back(penalty):
+    recipe = Penalised(penalty, name="inf")
+    stored = json.loads(json.dumps(to_json(recipe), allow_nan=False))
+    assert build(Penalised, stored) == recipe

@@ -107,7 +107,7 @@ def test_files_without_a_digest_are_read(path):
         (
             lambda t, h: h.update(method="Oracle"),
             "the method is 'Oracle', which is none of PFN, LCPFN, TablePFN, BayesCap, DistributionTransformer, "
-            "MDBM, ImageMDBM, SSVI, DKM, GP",
+            "MDBM, ImageMDBM, SSVI, DKM, ImageDKM, GP",
         ),
         (lambda t, h: h.update(format=3, version="9.9"), "the format is 3 .* written by version '9.9', so install"),
         (lambda t, h: h.pop("format"), "the format is None"),

@@ -4,22 +4,20 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import scipy.cluster.vq
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesvision.core.checks import check_count
 from bayesvision.core.modules import outside_inference_mode
-from bayesvision.core.recipes import convert_fields, describe
+from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
-from bayesvision.methods.dkm.kernels import KernelName
+from bayesvision.methods.dkm.images import ImageDKM
+from bayesvision.methods.dkm.learning import Learned, Rows, centres, learn, penalties
 from bayesvision.methods.dkm.machine import Machine
 from bayesvision.methods.dkm.outputs import GaussianOutput, SoftmaxOutput
 from bayesvision.methods.dkm.posterior import DKMClassPosterior, DKMPosterior
-from bayesvision.training.batches import Examples, Minibatches
-from bayesvision.training.examples import Scales, read, scales
-from bayesvision.training.loop import minimize
+from bayesvision.nn.kernels import KernelName
+from bayesvision.training.examples import Inputs, read, scales
 from bayesvision.training.seeds import generator
 from bayesvision.training.train import Train
 
@@ -50,11 +48,13 @@ class DKM:
     Args:
         layers: hidden layers; 0 is a sparse Gaussian process.
         inducing: number of inducing points; None takes all rows, up to 2,000, as they are.
-        kernel: `arccos`, `gaussian` or `rbf` (`bayesvision.methods.dkm.kernels.GramKernel`); `linear` is for checks.
+        kernel: `arccos`, `gaussian` or `rbf` (`bayesvision.nn.kernels.GramKernel`); `linear` is for checks.
         nu: of all layers, or of each.
         classes: of a classifier; None for numbers.
+        heteroscedastic: whether the logarithm of the noise of numbers is a process of the inputs, too, in place of a
+            number.
         ard: whether each column has a scale of its own, which is learned.
-        draws: of the processes of a classifier, to predict.
+        draws: of the processes of a classifier, to predict; a tenth of them in training.
         train: how to train; `train.batch` counts rows, and with no more rows than that of numbers the bound is exact in
             the output layer.
 
@@ -67,6 +67,7 @@ class DKM:
     kernel: KernelName = "arccos"
     nu: float | tuple[float, ...] = 100.0
     classes: int | None = None
+    heteroscedastic: bool = False
     ard: bool = True
     draws: int = 1_000
     train: Train = field(default_factory=lambda: Train(steps=500, batch=1_000, lr=2e-2, max_grad_norm=10.0))
@@ -75,18 +76,12 @@ class DKM:
         convert_fields(self)
         check_count("layers", self.layers, 0)
         check_count("draws", self.draws)
+        if self.heteroscedastic and self.classes is not None:
+            raise ValueError("heteroscedastic is about the noise of numbers; leave it out with classes")
         for name, least in (("inducing", 1), ("classes", 2)):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), least)
-        if isinstance(self.nu, tuple) and len(self.nu) != self.layers:
-            raise ValueError(f"nu must be one number, or one for each of {self.layers} layers, got {len(self.nu)}")
-        if not all(value > 0 for value in self.penalties):
-            raise ValueError(f"nu must be positive, or inf for the infinitely wide network, got {self.nu!r}")
-
-    @property
-    def penalties(self) -> tuple[float, ...]:
-        """nu of each layer."""
-        return self.nu if isinstance(self.nu, tuple) else (self.nu,) * self.layers
+        penalties(self.nu, self.layers)
 
     @outside_inference_mode
     def fit(self, source: Any, log: Log | None = None) -> Posterior:
@@ -111,80 +106,39 @@ class DKM:
                 f"inducing=None takes at most {LARGEST:,} rows, got {len(seen.examples):,}; give a number of points"
             )
         units = scales(seen.examples, seen.inputs, numbers=not self.classes)
-        standard = _standardised(seen.examples, units, bool(self.classes))
-        batches = Minibatches(standard, self.train, self.train.execution.pick_device())
-        model = self.untrained(_chosen(self, standard), max(1, math.prod(seen.inputs.targets)), batches.num_data)
-        model.to(batches.device)
-        count = batches.num_data
-        whole = None if model.batched else tuple(v.to(batches.device) for v in standard.take(torch.arange(count)))
+        rows = Rows(seen.examples, units, bool(self.classes), self.train)
+        model = self.around(_chosen(self, rows), seen.inputs, len(rows))
+        cost = learn(self, model, rows, log)
+        if self.classes:
+            return DKMClassPosterior(self, model, units, seen.inputs, cost)
+        return DKMPosterior.of(self, model, units, seen.inputs, rows, cost)
 
-        def batch(step: int, part: int) -> tuple[Tensor, Tensor, int]:
-            x, y = batches(step, part) if whole is None else whole
-            return x, y, count
+    @staticmethod
+    def conv(shape: tuple[int, int, int], classes: int, **fields: Any) -> ImageDKM:
+        """The recipe for images [channels, height, width], `ImageDKM(shape=shape, classes=classes, **fields)`."""
+        return ImageDKM(shape=shape, classes=classes, **fields)
 
-        recipe = {"method": describe(self), "examples": seen.examples.digest}
-        cost = minimize(model, model.loss, batch, self.train, recipe, log, {"rows of data": count})
-        kind: Any = DKMClassPosterior if self.classes else DKMPosterior
-        return kind.of(self, model, units, seen.inputs, standard, cost)
+    def rebuilt(self, tensors: dict[str, Tensor], inputs: Inputs, rows: int) -> Learned:
+        """A machine of the sizes of `tensors`, whose numbers are still to come."""
+        return self.around(tensors["model.machine.inducing"], inputs, rows)
 
-    def untrained(self, inducing: Tensor, outputs: int, rows: int) -> "Learned":
+    def around(self, inducing: Tensor, inputs: Inputs, rows: int) -> Learned:
         """The machine before training, with these inducing inputs."""
-        fixed = tuple(math.isinf(value) for value in self.penalties)
+        nu = penalties(self.nu, self.layers)
         bias = 0.0 if self.kernel == "linear" else 0.1
         free = self.inducing is not None and bias > 0
-        machine = Machine(inducing, self.layers, self.kernel, self.ard, fixed, free, bias)
+        machine = Machine(inducing, self.layers, self.kernel, self.ard, tuple(map(math.isinf, nu)), free, bias)
         if self.classes:
-            output: Any = SoftmaxOutput(self.classes, len(inducing), self.draws)
-        else:
-            output = GaussianOutput(outputs, len(inducing), rows > self.train.batch)
-        return Learned(machine, output, tuple(0.0 if math.isinf(value) else value for value in self.penalties))
+            return Learned(machine, SoftmaxOutput(self.classes, len(inducing), self.draws), nu)
+        outputs, batched = max(1, math.prod(inputs.targets)), rows > self.train.batch
+        return Learned(machine, GaussianOutput(outputs, len(inducing), batched, self.heteroscedastic), nu)
 
 
-class Learned(nn.Module):
-    """A machine and its output layer, and what training minimises.
-
-    Attributes:
-        batched: whether training sees parts of the rows.
-    """
-
-    def __init__(self, machine: Machine, output: Any, nu: tuple[float, ...]) -> None:
-        super().__init__()
-        self.machine, self.output = machine, output
-        self.register_buffer("nu", torch.tensor(nu, dtype=torch.float64), persistent=False)
-        self.batched = isinstance(output, SoftmaxOutput) or output.mean is not None
-
-    def loss(self, model: Any, batch: tuple[Tensor, Tensor, int]) -> Tensor:
-        """-(bound of log p(y) - sum nu KL) over the rows."""
-        x, y, count = batch
-        seen = model.machine(x)
-        told = model.output.batch_bound(seen, y, len(x) / count) if self.batched else model.output.bound(seen, y)
-        return -told / len(x) + (self.nu * seen.kl).sum() / count
-
-
-def _standardised(examples: Examples, units: Scales, labels: bool) -> Examples:
-    """Rows in float64 and in the units of learning, targets [n, outputs] or labels [n]."""
-    found = Examples()
-    for places in torch.arange(len(examples)).split(4096):
-        x, y = examples.take(places)
-        x = (x.double() - units.x_loc) / units.x_scale  # pyright: ignore[reportOperatorIssue]
-        if not labels:
-            y = (y.double() - units.y_loc) / units.y_scale  # pyright: ignore[reportOperatorIssue]
-            y = y.unsqueeze(-1) if y.ndim == 1 else y
-        found.add(x, y)
-    return found
-
-
-def _chosen(method: DKM, examples: Examples) -> Tensor:
+def _chosen(method: DKM, rows: Rows) -> Tensor:
     """Where inducing inputs start: all rows, or centres of them (k-means++)."""
-    rows = torch.arange(len(examples))
     if method.inducing is None:
-        return examples.take(rows)[0]
+        return rows.take(torch.arange(len(rows)))[0]
     source = generator("cpu", method.train.seed, 1 << 45)
-    rows = torch.randperm(len(examples), generator=source)[:SEEN]
-    x = examples.take(rows)[0]
+    x = rows.take(torch.randperm(len(rows), generator=source)[:SEEN])[0]
     count = min(method.inducing, len(x))
-    if count == len(x):
-        return x
-    start = np.random.default_rng(method.train.seed)
-    centres, _ = scipy.cluster.vq.kmeans2(x.numpy(), count, minit="++", rng=start, missing="warn", iter=5)
-    return torch.from_numpy(centres)
+    return x if count == len(x) else centres(x, count, method.train.seed)

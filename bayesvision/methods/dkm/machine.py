@@ -1,15 +1,17 @@
 """The layers of a deep kernel machine: Gram matrices of inducing points, learned, and what follows for other rows."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesvision.methods.dkm.kernels import GramKernel, KernelName, factor
+from bayesvision.nn.kernels import GramKernel, KernelName, factor
 
-__all__ = ["Features", "GramLayer", "Machine", "spread", "triangle"]
+__all__ = ["Features", "GramLayer", "Grams", "Machine", "Objective", "whitened_kernel"]
+
+Objective = Literal["kl", "taylor"]
 
 
 class Grams(NamedTuple):
@@ -56,6 +58,13 @@ def spread(lower: Float[Tensor, "P P"]) -> Float[Tensor, ""]:
     return lower.tril(-1).square().sum() / 2 + ((2 * log_diagonal).expm1() / 2 - log_diagonal).sum()
 
 
+def taylor(lower: Float[Tensor, "P P"]) -> Float[Tensor, ""]:
+    """tr ((W W^T)^-1 - I)^2 / 4, the divergence to second order in (W W^T)^-1."""
+    eye = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    inverse = torch.linalg.solve_triangular(triangle(lower), eye, upper=False)
+    return (inverse @ inverse.mT - eye).square().sum() / 4
+
+
 class GramLayer(nn.Module):
     """One learned Gram matrix G = V V^T of the inducing points, V = L W with L L^T = K.
 
@@ -70,41 +79,60 @@ class GramLayer(nn.Module):
         count: P.
         kernel: from the layer below.
         fixed: whether W stays the identity.
+        ridge: of stochastic kernel regularisation (Milsom et al. 2024, arXiv 2410.06171, section 4): with it W in
+            training is W Z / n^1/2, Z [P, n] normal and n = P / 4, and G gets `ridge` times its mean diagonal more.
+        objective: `kl`, or `taylor` for tr (G^-1 K - I)^2 / 4, which is near the KL where G is near K; it is 1/2 of the
+            square in that paper, whose divergence has no factor 1/2.
     """
 
-    def __init__(self, count: int, kernel: GramKernel, fixed: bool) -> None:
+    def __init__(
+        self, count: int, kernel: GramKernel, fixed: bool, ridge: float = 0.0, objective: Objective = "kl"
+    ) -> None:
         super().__init__()
-        self.kernel = kernel
+        self.kernel, self.ridge, self.objective = kernel, ridge, objective
         self.lower = None if fixed else nn.Parameter(torch.zeros(count, count, dtype=torch.float64))
 
     def kl(self) -> Float[Tensor, ""]:
-        """KL(N(0, G) || N(0, K))."""
+        """KL(N(0, G) || N(0, K)), or what takes its place."""
         if self.lower is None:
-            return next(self.parameters()).new_zeros(())
-        return spread(self.lower)
+            return next(self.kernel.parameters()).new_zeros(())
+        return spread(self.lower) if self.objective == "kl" else taylor(self.lower)
 
     def forward(self, below: Grams, name: str) -> Grams:
         """Gram matrices of this layer.
 
         With X = L^-1 K_it: G_it = L W W^T X and G_tt = K_tt - X^T X + X^T W W^T X, whose diagonal cannot be negative.
         """
+        if self.lower is None and not self.ridge:  # G = K
+            return next_kernel(self.kernel, below)
         small, x, rest = whitened_kernel(self.kernel, below, name)
-        if self.lower is None:
-            rows = rest + (x.square().sum(0) if rest.ndim == 1 else x.mT @ x)
-            return Grams(small @ small.mT, small @ x, rows)
-        w = triangle(self.lower)
-        v, seen = small @ w, w.mT @ x
-        return Grams(v @ v.mT, v @ seen, rest + (seen.square().sum(0) if rest.ndim == 1 else seen.mT @ seen))
+        w = None if self.lower is None else triangle(self.lower)
+        if self.ridge and self.training:
+            count = max(1, len(small) // 4)
+            noise = torch.randn(len(small), count, dtype=small.dtype, device=small.device) / math.sqrt(count)
+            w = noise if w is None else w @ noise
+        v, seen = (small, x) if w is None else (small @ w, w.mT @ x)
+        inducing = v @ v.mT
+        if self.ridge:
+            inducing = inducing + self.ridge * inducing.diagonal().mean() * torch.eye(len(small)).to(inducing)
+        return Grams(inducing, v @ seen, rest + (seen.square().sum(0) if rest.ndim == 1 else seen.mT @ seen))
+
+
+def next_kernel(kernel: GramKernel, below: Grams) -> Grams:
+    """The kernel of all blocks."""
+    own, seen = below.inducing.diagonal(), below.diagonal
+    rows = kernel.diagonal(below.rows) if below.rows.ndim == 1 else kernel(below.rows, seen, seen)
+    return Grams(kernel(below.inducing, own, own), kernel(below.cross, own, seen), rows)
 
 
 def whitened_kernel(kernel: GramKernel, below: Grams, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """L, X = L^-1 K_it, and K_tt - X^T X (its diagonal, if no more is known of the rows)."""
-    own = below.inducing.diagonal()
-    small = factor(kernel(below.inducing, own, own), name)
-    x = torch.linalg.solve_triangular(small, kernel(below.cross, own, below.diagonal), upper=False)
-    if below.rows.ndim == 1:
-        return small, x, (kernel.diagonal(below.rows) - x.square().sum(0)).clamp(min=0)
-    return small, x, kernel(below.rows, below.diagonal, below.diagonal) - x.mT @ x
+    inducing, cross, rows = next_kernel(kernel, below)
+    small = factor(inducing, name)
+    x = torch.linalg.solve_triangular(small, cross, upper=False)
+    if rows.ndim == 1:
+        return small, x, (rows - x.square().sum(0)).clamp(min=0)
+    return small, x, rows - x.mT @ x
 
 
 class Machine(nn.Module):
@@ -149,6 +177,10 @@ class Machine(nn.Module):
         for number, layer in enumerate(self.layers):
             found.append(layer(found[-1], f"layer {number + 1}"))
         return found
+
+    def learned(self) -> list[Float[Tensor, "P P"]]:
+        """Gram matrices of the inducing points, of the inputs and of each layer."""
+        return [grams.inducing for grams in self.grams(self.inducing[:1])]
 
     def kl(self) -> Float[Tensor, " layers"]:
         """Of each hidden layer from the kernel of the one below."""

@@ -13,8 +13,8 @@ from bayesvision.core.modules import outside_inference_mode, share
 from bayesvision.core.recipes import build, to_json
 from bayesvision.core.roles import Conditionable, Exported, Posterior
 from bayesvision.distributions import Categorical, Normal
+from bayesvision.methods.dkm.learning import Rows
 from bayesvision.methods.dkm.outputs import Statistics
-from bayesvision.training.batches import Examples
 from bayesvision.training.examples import Inputs, Scales
 from bayesvision.training.seeds import generator
 
@@ -51,14 +51,16 @@ class _Learned(nn.Module):
         Raises:
             ValueError: no such layer.
         """
-        if not 0 <= layer <= self.method.layers:
-            raise ValueError(f"layer must be one of 0 to {self.method.layers}, got {layer}")
-        return self.model.machine.grams(self.model.machine.inducing[:1])[layer].inducing
+        last = len(self.model.machine.layers)
+        if not 0 <= layer <= last:
+            raise ValueError(f"layer must be one of 0 to {last}, got {layer}")
+        return self.model.machine.learned()[layer]
 
     @torch.no_grad()
     def drift(self) -> Float[Tensor, " layers"]:
         """How far each layer moved from the kernel of the one below: KL(N(0, G_l) || N(0, K(G_{l-1}))), a point."""
-        return self.model.machine.kl() / len(self.model.machine.inducing)
+        sizes = [len(gram) for gram in self.model.machine.learned()[1:]]
+        return self.model.machine.kl() / self.x_loc.new_tensor(sizes)
 
     def export(self) -> Exported:
         """All that was learned; what inputs are and what training cost."""
@@ -69,8 +71,7 @@ class _Learned(nn.Module):
     def restore(cls, method: Any, tensors: dict[str, Tensor], header: dict[str, Any]) -> Any:
         """The posterior that `export` described."""
         inputs = build(Inputs, header["inputs"])
-        rows, outputs = header["metadata"]["rows of data"], max(1, math.prod(inputs.targets))
-        model = method.untrained(tensors["model.machine.inducing"], outputs, rows)
+        model = method.rebuilt(tensors, inputs, header["metadata"]["rows of data"])
         units = Scales(*(tensors.get(name) for name in Scales._fields))
         posterior = cls(method, model, units, inputs, header["metadata"])
         posterior.load_state_dict(tensors)
@@ -79,11 +80,6 @@ class _Learned(nn.Module):
 
 class DKMClassPosterior(_Learned, Posterior):
     """A deep kernel machine of classes."""
-
-    @classmethod
-    def of(cls, method: Any, model: Any, units: Scales, inputs: Inputs, rows: Examples, cost: dict[str, Any]) -> Self:
-        """From a trained machine."""
-        return cls(method, model, units, inputs, cost)
 
     def predict(self, x: Any) -> Categorical:
         """Average of the softmax over draws of the processes, the same in every row.
@@ -109,18 +105,22 @@ class DKMPosterior(_Learned, Conditionable):
     def __init__(self, *parts: Any, known: Statistics | None = None) -> None:
         super().__init__(*parts)
         count, outputs = len(self.model.machine.inducing), max(1, math.prod(self.inputs.targets))
-        zero = self.model.machine.inducing.new_zeros(count, count), self.x_loc.new_zeros(count, outputs)
+        laws = outputs if self.method.heteroscedastic else 1
+        zero = self.x_loc.new_zeros(laws, count, count), self.x_loc.new_zeros(outputs, count)
         self.known = Statistics(*zero) if known is None else known
 
     @classmethod
     @torch.no_grad()
-    def of(cls, method: Any, model: Any, units: Scales, inputs: Inputs, rows: Examples, cost: dict[str, Any]) -> Self:
-        """From a trained machine and its rows, in standardised units."""
-        posterior = cls(method, model, units, inputs, cost).to(model.machine.inducing.device)
+    def of(cls, method: Any, model: Any, units: Scales, inputs: Inputs, rows: Rows, cost: dict[str, Any]) -> Self:
+        """From a trained machine and its rows."""
+        posterior = cls(method, model, units, inputs, cost).to(rows.device)
         for places in torch.arange(len(rows)).split(BLOCK):
-            x, y = (value.to(posterior.x_loc.device) for value in rows.take(places))
-            posterior.known = posterior.known.added(model.machine(x).a, y)
+            posterior.known = posterior._with(posterior.known, *rows.take(places))
         return posterior
+
+    def _with(self, known: Statistics, rows: Tensor, y: Tensor) -> Statistics:
+        seen = self.model.machine(rows)
+        return known.added(seen.a, y, self.model.output.weight(seen))
 
     @outside_inference_mode
     @torch.no_grad()
@@ -139,7 +139,7 @@ class DKMPosterior(_Learned, Conditionable):
         y = (y.to(rows) - self.y_loc) / self.y_scale
         new, known = share(self), self.known
         for block, targets in zip(rows.split(BLOCK), y.reshape(len(rows), -1).split(BLOCK), strict=True):
-            known = known.added(self.model.machine(block).a, targets)
+            known = self._with(known, block, targets)
         new.known = known
         new.metadata = self.metadata | {"rows seen": self.metadata.get("rows seen", 0) + len(rows)}
         return new
@@ -157,7 +157,7 @@ class DKMPosterior(_Learned, Conditionable):
             seen = self.model.machine(block)
             locs.append(seen.a.mT @ mean.mT)
             told = (root.mT @ seen.a).square().sum(1).mT
-            variances.append(seen.rest.unsqueeze(-1) + told + self.model.output.noise)
+            variances.append(seen.rest.unsqueeze(-1) + told + self.model.output.noise_at(seen))
         return self._law(torch.cat(locs), torch.cat(variances).sqrt(), batch, dtype)
 
     def _law(self, loc: Tensor, scale: Tensor, batch: tuple[int, ...], dtype: torch.dtype) -> Normal:
@@ -176,7 +176,7 @@ class DKMPosterior(_Learned, Conditionable):
         mean, root = self.model.output.posterior(self.known)
         seen = self.model.machine(rows, whole=True)
         half = root.mT @ seen.a
-        noise = self.model.output.noise.view(-1, 1, 1) * torch.eye(len(rows)).to(rows)
+        noise = torch.diag_embed(self.model.output.noise_at(seen).mT)
         factor = torch.linalg.cholesky(seen.rest + half.mT @ half + noise)
         scale = self.y_scale.reshape(-1, 1)
         loc = self.y_loc.reshape(-1, 1) + scale * (mean @ seen.a)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["GramKernel", "KernelName", "factor"]
+__all__ = ["GramKernel", "KernelName", "arc_cosine", "factor"]
 
 KernelName = Literal["arccos", "gaussian", "rbf", "linear"]
 JITTER, LARGEST = 1e-9, 1e-3  # of the mean diagonal: always added, and the most that is tried
@@ -16,18 +16,36 @@ TINY = 1e-300
 
 
 class _ArcCosine(torch.autograd.Function):
-    """J(c) = sin t + (pi - t) cos t, cos t = c, whose derivative pi - t is finite where that of acos is not."""
+    """(1 / pi) (s sin t + (pi - t) G), cos t = G / s, s = sqrt(l r), in few passes over G.
+
+    Its derivatives (pi - t) / pi to G, and sin t / pi to s, are finite where that of t is not.
+    """
 
     @staticmethod
-    def forward(ctx: Any, cosine: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        c = cosine.clamp(-1, 1)
-        rest = math.pi - torch.acos(c)
-        ctx.save_for_backward(rest)
-        return ((1 - c) * (1 + c)).sqrt() + rest * c
+    def forward(ctx: Any, gram: Tensor, left: Tensor, right: Tensor) -> Tensor:  # pyright: ignore
+        left, right = left.clamp(min=TINY), right.clamp(min=TINY)
+        cosine = (gram * left.rsqrt() * right.rsqrt()).clamp_(-1, 1)
+        slope = torch.acos(cosine).div_(-math.pi).add_(1)
+        half = torch.addcmul(torch.ones_like(cosine), cosine, cosine, value=-1).clamp_(min=0).sqrt_()
+        half.mul_(left.sqrt()).mul_(right.sqrt() / (2 * math.pi))
+        ctx.save_for_backward(slope, half, left, right)
+        return torch.addcmul(2 * half, slope, gram)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return g * ctx.saved_tensors[0]
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
+        slope, half, left, right = ctx.saved_tensors
+        moved = g * half
+        return g * slope, moved.sum(-1, keepdim=True) / left, moved.sum(-2, keepdim=True) / right
+
+
+def arc_cosine(
+    gram: Float[Tensor, "*batch n m"], left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch m"]
+) -> Float[Tensor, "*batch n m"]:
+    """(1 / pi) sqrt(g_i g_j) (sin t + (pi - t) cos t), cos t = G_ij / sqrt(g_i g_j) (Cho and Saul 2009, n = 1).
+
+    The covariance of a layer of infinitely many rectifiers, whose weights have the variance 2 / width.
+    """
+    return _ArcCosine.apply(gram, left.unsqueeze(-1), right.unsqueeze(-2))  # pyright: ignore[reportReturnType]
 
 
 class GramKernel(nn.Module):
@@ -55,7 +73,7 @@ class GramKernel(nn.Module):
         self, gram: Float[Tensor, "*batch n m"], left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch m"]
     ) -> Float[Tensor, "*batch n m"]:
         """Kernel between n and m points, from their Gram matrix and both diagonals."""
-        return self._scaled(self._kappa(gram, left.unsqueeze(-1), right.unsqueeze(-2)))
+        return self._scaled(self._kappa(gram, left, right))
 
     def diagonal(self, gram: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
         """Kernel of each point with itself."""
@@ -70,13 +88,13 @@ class GramKernel(nn.Module):
     def _kappa(self, gram: Tensor, left: Tensor, right: Tensor) -> Tensor:
         if self.name == "linear":
             return gram
+        if self.name == "arccos":
+            return arc_cosine(gram, left, right)
+        left, right = left.unsqueeze(-1), right.unsqueeze(-2)
         if self.name == "rbf":
             return torch.exp(-(left + right - 2 * gram).clamp(min=0) / 2)
         norm = (left * right).clamp(min=TINY).sqrt()
-        cosine = gram / norm
-        if self.name == "gaussian":
-            return norm * torch.exp(cosine.clamp(max=1) - 1)
-        return norm * _ArcCosine.apply(cosine) / math.pi
+        return norm * torch.exp((gram / norm).clamp(max=1) - 1)
 
 
 def factor(covariance: Float[Tensor, "n n"], layer: str) -> Float[Tensor, "n n"]:

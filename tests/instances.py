@@ -124,6 +124,21 @@ class LabelInstance(Instance):
 
 
 @dataclass(frozen=True)
+class ImageInstance(LabelInstance):
+    """A method for classes of images [1, 4, 5], which are as bright as their class is high."""
+
+    @property
+    def far(self) -> torch.Tensor:
+        return torch.tensor([1e6, -1e12, 1e15, 0.0]).view(-1, 1, 1, 1).expand(-1, 1, 4, 5)
+
+    def rows(self, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        source = generator("cpu", seed)
+        y = torch.randint(0, self.classes or 2, (count,), generator=source)
+        x = torch.randn(count, 1, 4, 5, generator=source, dtype=torch.float64)
+        return x + y.view(-1, 1, 1, 1) * torch.linspace(0, 2, 5, dtype=torch.float64), y
+
+
+@dataclass(frozen=True)
 class DiscreteInstance(Instance):
     """A method for variables with levels, all of one row: x are their numbers, y what they are.
 
@@ -282,7 +297,19 @@ INSTANCES = (
     LabelInstance(
         "dkm-classes", DKM(layers=1, inducing=8, classes=3, draws=50, train=TRAIN), frozenset({STORABLE}), classes=3
     ),
+    Instance(
+        "dkm-noise",
+        DKM(layers=1, inducing=8, heteroscedastic=True, train=TRAIN),
+        frozenset({CONDITIONABLE, STORABLE, JOINT}),
+    ),
+    ImageInstance(
+        "dkm-conv",
+        DKM.conv(shape=(1, 4, 5), classes=3, inducing=(4, 5), draws=50, train=TRAIN),
+        frozenset({STORABLE}),
+        classes=3,
+    ),
     Instance("gp", GP(restarts=0, steps=20), EXACT),
+    Instance("gp-nngp", GP(kernel="nngp", restarts=0, steps=20), EXACT),
     Instance("mcmc", MCMC_LINE, frozenset({LATENT})),
     Instance("bayescap", BayesCap(Frozen(None), **CAP), frozenset()),
     Instance("bayescap-gaussian", BayesCap(Frozen(None), "gaussian", **CAP), frozenset()),

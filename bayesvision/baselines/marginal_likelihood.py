@@ -34,8 +34,8 @@ class Hyper(NamedTuple):
 
 
 def infinite_width(
-    a: Float[Tensor, "*batch n features"], b: Float[Tensor, "*batch m features"], depth: int
-) -> Float[Tensor, "*batch n m"]:
+    a: Float[Tensor, "... n features"], b: Float[Tensor, "... m features"], depth: int
+) -> Float[Tensor, "... n m"]:
     """Covariance of the outputs of an infinitely wide rectifying network of `depth` hidden layers, of scaled inputs.
 
     G = a b^T, and `depth` times G <- `arc_cosine` of G, plus 0.1 (Cho and Saul 2009, eqs. 1 and 11; Lee et al. 2018,

@@ -39,8 +39,8 @@ class _ArcCosine(torch.autograd.Function):
 
 
 def arc_cosine(
-    gram: Float[Tensor, "*batch n m"], left: Float[Tensor, "*batch n"], right: Float[Tensor, "*batch m"]
-) -> Float[Tensor, "*batch n m"]:
+    gram: Float[Tensor, "... n m"], left: Float[Tensor, "... n"], right: Float[Tensor, "... m"]
+) -> Float[Tensor, "... n m"]:
     """(1 / pi) sqrt(g_i g_j) (sin t + (pi - t) cos t), cos t = G_ij / sqrt(g_i g_j) (Cho and Saul 2009, n = 1).
 
     The covariance of a layer of infinitely many rectifiers, whose weights have the variance 2 / width.

@@ -8,7 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from instances import CONDITIONABLE, FEATURES, INSTANCES, ROWS, CapInstance, CurveInstance, DiscreteInstance, seen
+from instances import (
+    CONDITIONABLE,
+    FEATURES,
+    INSTANCES,
+    ROWS,
+    CapInstance,
+    CurveInstance,
+    DiscreteInstance,
+    ImageInstance,
+    seen,
+)
 
 from bayesvision.core.checks import check_classes, check_inputs, check_prior, check_targets, columns_of
 from bayesvision.core.data import Data
@@ -23,7 +33,7 @@ BAD_NUMBERS = st.sampled_from([float("nan"), float("inf"), -float("inf"), 1.1e30
 
 # bad curves are in test_lcpfn.py, and what a network said is no table
 # networks for tables take text and NaN: tests/methods/tables
-OTHER = CurveInstance | CapInstance | DiscreteInstance  # whose rows are no rows of numbers
+OTHER = CurveInstance | CapInstance | DiscreteInstance | ImageInstance  # whose rows are no rows of numbers
 TABLES = [i for i in INSTANCES if not isinstance(i, OTHER) and "tables" not in i.name]
 
 

@@ -468,3 +468,54 @@ def test_bad_data():
         post.gram(2)
     alone = DKM(layers=1, train=QUICK).fit(Data(x[:1], y[:1]))
     assert alone.predict(x).stddev.isfinite().all()
+
+
+# --- 7. a wide deep process
+
+
+class WideProcess:
+    """N functions f ~ N(0, K(x x^T)), N copies of y with the covariance K(F F^T / N) and noise; a pyro program."""
+
+    def __init__(self, width, noise):
+        self.width, self.noise = width, noise
+
+    def gram(self, x, z):
+        first = GramKernel("arccos").double()
+        gram = x @ x.T / x.shape[1]
+        kernel = first(gram, gram.diagonal(), gram.diagonal()).detach()
+        f = torch.linalg.cholesky(kernel + 1e-9 * torch.eye(len(x), dtype=x.dtype)) @ z
+        return f @ f.mT / self.width
+
+    def __call__(self, x, y=None):
+        import pyro
+        import pyro.distributions as dist
+
+        z = pyro.sample("z", dist.Normal(x.new_zeros(len(x), self.width), 1.0).to_event(2))
+        gram = self.gram(x, z)
+        kernel = GramKernel("arccos").double()(gram, gram.diagonal(), gram.diagonal())
+        covariance = kernel + self.noise * torch.eye(len(x), dtype=x.dtype)
+        with pyro.poutine.scale(scale=float(self.width)):  # as many copies of y
+            return pyro.sample("y", dist.MultivariateNormal(x.new_zeros(len(x)), covariance), obs=y)
+
+    def predictive(self, draws, x_seen, y_seen, x):
+        raise AssertionError("nothing is predicted")
+
+
+@pytest.mark.slow
+def test_a_wide_deep_process_has_the_gram_matrix_of_the_machine():
+    x = draws(0, 12, 2)
+    y = 2 * torch.sin(2 * x[:, 0])
+    made, output = Machine(x, 1, "arccos", False, (False,), False), GaussianOutput(1, 12, False)
+    optimum = best(made, output, x, y.unsqueeze(1), 1.0).grams(x[:1])[1].inducing.detach()
+    start = Machine(x, 1, "arccos", False, (True,), False).grams(x[:1])[1].inducing.detach()
+    noise = float(output.noise.detach())
+    errors = {}
+    for width in (16, 64, 256):
+        program = WideProcess(width, noise)
+        post = bv.MCMC(program, warmup=100, draws=100, chains=1, max_tree_depth=6).fit(Data(x, y))
+        grams = program.gram(x, post.latent["z"])
+        errors[width] = float((grams - optimum).square().sum((-1, -2)).mean().sqrt() / optimum.norm())
+    moved = float((start - optimum).norm() / optimum.norm())
+    assert errors[256] < moved / 2  # nearer than the infinitely wide network by far
+    for narrow, wide in ((16, 64), (64, 256)):  # N^-1/2: one half
+        assert 0.35 < errors[wide] / errors[narrow] < 0.7, errors

@@ -10,6 +10,7 @@ from bayesvision.plots.classes import true_class_probabilities as true_class_pro
 from bayesvision.plots.completions import completions as completions
 from bayesvision.plots.completions import holes as holes
 from bayesvision.plots.curves import curve_fan as curve_fan
+from bayesvision.plots.grams import gram_matrices as gram_matrices
 from bayesvision.plots.maps import sparsification_curve as sparsification_curve
 from bayesvision.plots.maps import uncertainty_maps as uncertainty_maps
 from bayesvision.plots.predictions import calibration_curve as calibration_curve

@@ -1,4 +1,4 @@
-"""Variational Gaussian processes of gpytorch on standardised rows: SVGP, a deep one of two layers, deep kernel learning.
+"""Variational processes of gpytorch on standardised rows: SVGP, a deep one of two layers, deep kernel learning.
 
 Each is trained by Adam with the learning rate lowered along a cosine, as `bv.Train` does.
 """

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 import bayesvision as bv
 import priors
 from bayesvision.baselines.gp import GP, GPPosterior
+from bayesvision.baselines.marginal_likelihood import infinite_width
 from bayesvision.core.data import Data
 from bayesvision.core.roles import Storable
 from bayesvision.io.tensors import read_tensors, write_tensors
+from bayesvision.nn.kernels import GramKernel
 
 KERNELS = ["rbf", "matern12", "matern32", "matern52"]
 EXACT = {"rtol": 0, "atol": 1e-6}
@@ -294,3 +296,54 @@ def test_mistakes_are_named():
     with pytest.raises(TypeError, match="Data"):
         GP().fit(x)
     assert ready.fit(Data(x[:1], y[:1])).predict(x).mean.isfinite().all()  # one row, nothing to learn
+
+
+# The process of an infinitely wide network
+
+
+def test_the_nngp_is_that_of_a_wide_network():
+    # False alarms: 9 means of 20,000 networks beyond 6 standard errors, below 1e-7; their width biases by less.
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, generator=source, dtype=torch.float64)
+
+    def layer(h, width):
+        weights = torch.randn(20_000, width, h.shape[-1], generator=source, dtype=torch.float64)
+        bias = 0.1**0.5 * torch.randn(20_000, width, 1, generator=source, dtype=torch.float64)
+        return weights @ h.mT * (2 / h.shape[-1]) ** 0.5, bias
+
+    first = torch.randn(20_000, 40, 2, generator=source, dtype=torch.float64) @ x.mT  # covariance x x^T
+    product, bias = layer(first.clamp(min=0).mT, 40)
+    second, last_bias = layer((product + bias).clamp(min=0).mT, 1)
+    outputs = (second + last_bias).squeeze(1)
+    products = outputs.unsqueeze(1) * outputs.unsqueeze(2)
+    error = products.std(0) / 20_000**0.5
+    exact = infinite_width(x, x, 2)
+    assert ((products.mean(0) - exact).abs() < 6 * error).all()
+    assert ((products.mean(0) - 2 * exact).abs() > 6 * error).any()
+
+
+def test_the_nngp_is_the_machine_that_learns_nothing():
+    source = torch.Generator().manual_seed(0)
+    x = torch.randn(20, 3, generator=source, dtype=torch.float64)
+    y = torch.randn(20, generator=source, dtype=torch.float64)
+    post = bv.GP(kernel="nngp", depth=3, lengthscale=3**0.5, noise=0.1, variance=1.0, standardize=False).fit(Data(x, y))
+    gram = x @ x.T / 3
+    for _ in range(3):
+        kernel = GramKernel("arccos")
+        gram = kernel(gram, gram.diagonal(), gram.diagonal()).detach()
+    law = torch.distributions.MultivariateNormal(torch.zeros_like(y), gram + 0.1 * torch.eye(20, dtype=torch.float64))
+    torch.testing.assert_close(post.log_evidence, law.log_prob(y))
+    joint = post.joint(x[:4])
+    torch.testing.assert_close(joint.mean, post.predict(x[:4]).mean)
+    torch.testing.assert_close(joint.variance, post.predict(x[:4]).variance)
+
+
+def test_the_nngp_learns_its_hyper_parameters():
+    source = torch.Generator().manual_seed(1)
+    x = torch.randn(80, 2, generator=source, dtype=torch.float64)
+    y = torch.relu(x[:, 0]) + 0.05 * torch.randn(80, generator=source, dtype=torch.float64)
+    post = bv.GP(kernel="nngp", restarts=0).fit(Data(x[:60], y[:60]))
+    assert float(bv.metrics.rmse(post.predict(x[60:]), y[60:])) < 0.1
+    assert post.lengthscale[1] > 3 * post.lengthscale[0]
+    with pytest.raises(ValueError, match="depth"):
+        bv.GP(kernel="nngp", depth=0)

@@ -77,13 +77,19 @@ class Mixing(nn.Module):
         return Places.of(inducing, cross, rows)
 
 
-def normalised(places: Places) -> Places:
-    """Mean diagonal 1, of inducing points together and of the places of each image: a row depends on itself alone."""
-    grams, (images, height, width) = places.grams, places.shape
-    own = grams.inducing.diagonal().mean().clamp(min=TINY)
-    means = grams.rows.view(images, -1).mean(1).clamp(min=TINY).repeat_interleave(height * width)
-    scaled = Grams(grams.inducing / own, grams.cross / (own * means).sqrt(), grams.rows / means)
-    return Places(scaled, images, height, width)
+def normalised(grams: Grams) -> Grams:
+    """Features less their mean over inducing points, in units in which these have the mean square 1.
+
+    With m the mean over inducing points, G_ij <- (G_ij - G_im - G_mj + G_mm) / s, and s the mean diagonal of inducing
+    points then: batch norm of features that nobody has, in which a row depends on itself alone. Without it all patches
+    are alike after some layers, since kernels are positive.
+    """
+    own, seen = grams.inducing.mean(0), grams.cross.mean(0)
+    whole = own.mean()
+    inducing = grams.inducing - own - own.unsqueeze(1) + whole
+    scale = inducing.diagonal().mean().clamp(min=TINY)
+    cross = grams.cross.sub(seen).sub_((own - whole).unsqueeze(1))
+    return Grams(inducing / scale, cross / scale, (grams.rows - 2 * seen + whole).clamp(min=0) / scale)
 
 
 class ConvMachine(nn.Module):
@@ -130,7 +136,7 @@ class ConvMachine(nn.Module):
         """Gram matrices of a layer from those of the one below, for the first from those of the pixels."""
         places = places if number == 0 else self.mixings[number - 1](places)
         grams = self.layers[number](places.grams, f"layer {number + 1}")
-        return normalised(Places(grams, *places.shape))
+        return Places(normalised(grams), *places.shape)
 
     def average(self, places: Places) -> Grams:
         """Of the means over places.
@@ -144,7 +150,7 @@ class ConvMachine(nn.Module):
         mean, count = told.mean(2), told.shape[2]
         rest = (grams.rows.view(images, -1) - told.square().sum(0)).clamp(min=0).mean(1) / count
         cross = self.pooled @ cross.mean(2)
-        return Grams(self.pooled @ grams.inducing @ self.pooled.mT, cross, mean.square().sum(0) + rest)
+        return normalised(Grams(self.pooled @ grams.inducing @ self.pooled.mT, cross, mean.square().sum(0) + rest))
 
     def grams(self, x: Float[Tensor, "images channels height width"]) -> list[Places]:
         """Gram matrices of the pixels, and of each layer."""

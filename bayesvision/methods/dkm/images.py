@@ -32,9 +32,9 @@ class ImageDKM:
     """A convolutional deep kernel machine of image classes (Milsom et al. 2023, arXiv 2309.09814).
 
     Every layer convolves its Gram matrices over patches of 3 x 3, applies the kernel, learns the Gram matrix of its
-    inducing patches, and is normalised to the mean diagonal 1; a block of layers halves height and width but for the
-    first. Places are averaged after the last one. Channels have mean 0 and standard deviation 1, and all is computed in
-    float64.
+    inducing patches, and is normalised to the mean 0 and the mean diagonal 1; a block of layers halves height and width
+    but for the first. Places are averaged after the last one. Channels have mean 0 and standard deviation 1, and all is
+    computed in float64.
 
     Example:
         >>> post = bv.DKM.conv(shape=(1, 28, 28), classes=10, inducing=(16, 32, 64)).fit(train_loader)
@@ -61,12 +61,12 @@ class ImageDKM:
     classes: int = 10
     inducing: tuple[int, ...] = (16, 32, 64)
     layers: int = 1
-    kernel: KernelName = "arccos"
+    kernel: KernelName = "gaussian"
     nu: float | tuple[float, ...] = 1.0
     ridge: float = 0.0
     objective: Objective = "kl"
     draws: int = 1_000
-    train: Train = field(default_factory=lambda: Train(steps=2_000, batch=128, lr=1e-2, max_grad_norm=10.0))
+    train: Train = field(default_factory=lambda: Train(steps=2_000, batch=128, lr=5e-3, max_grad_norm=10.0))
 
     def __post_init__(self) -> None:
         convert_fields(self)

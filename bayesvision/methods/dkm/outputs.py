@@ -13,6 +13,7 @@ __all__ = ["GaussianOutput", "SoftmaxOutput", "Statistics", "Weights"]
 QUIET = 1e-6  # least variance of the noise, in standardised units
 CAUTION = 9.0  # steps that the learning of q(w) is held to have behind it when it begins
 SWING = 0.5  # deviation of the logarithm of a varying noise, at the start
+TINY = 1e-300
 FASTEST = 40.0  # most that the logarithm of a varying noise can be from its mean
 
 
@@ -163,17 +164,25 @@ class GaussianOutput(nn.Module):
             self.weights.learn(seen.a, ((y - mean) * precision).detach(), precision.detach().expand_as(mean), share)
         if self.training and self.swing is not None and self.log_swing is not None:
             scale, squares = self.log_swing.detach().exp(), squares.detach()
-            self.swing.learn(seen.a, scale * (squares - 1) / 2, scale.square() * squares / 2, share)
+            a, _ = self._correlations(seen)
+            self.swing.learn(a, scale * (squares - 1) / 2, scale.square() * squares / 2, share)
         return told
 
     def _swing(self, seen: Features) -> tuple[Tensor, Tensor]:
         """Mean and variance of g at every row, [n, outputs]; zeros [1, 1] where the noise does not vary."""
         if self.swing is None or self.log_swing is None:
             return seen.a.new_zeros(1, 1), seen.a.new_zeros(1, 1)
-        rest = seen.rest if seen.rest.ndim == 1 else seen.rest.diagonal()
-        mean, variance = self.swing(seen.a, rest)
+        a, rest = self._correlations(seen)
+        mean, variance = self.swing(a, rest)
         scale = self.log_swing.exp()
         return (scale * mean).clamp(-FASTEST, FASTEST), (scale.square() * variance).clamp(max=FASTEST)
+
+    @staticmethod
+    def _correlations(seen: Features) -> tuple[Float[Tensor, "P n"], Float[Tensor, " n"]]:
+        """a and rest of a process with the correlations of f and the variance 1 at every row."""
+        rest = seen.rest if seen.rest.ndim == 1 else seen.rest.diagonal()
+        whole = (seen.a.square().sum(0) + rest).clamp(min=TINY)
+        return seen.a / whole.sqrt(), rest / whole
 
     def weight(self, seen: Features) -> Float[Tensor, "n laws"]:
         """What each row counts in `Statistics`: E exp(-g)."""

@@ -200,9 +200,9 @@ def _whitened(places: Places) -> tuple[Tensor, Float[Tensor, "images P height wi
 
 
 def _centres(values: Float[Tensor, "n columns"], count: int, seed: int) -> Float[Tensor, "count columns"]:
-    """Centres of a part of the rows; with fewer of them than that, rows again, all with a little noise."""
+    """Centres of a part of the rows; if these are fewer, again and again, and all with a little noise."""
     source = generator("cpu", seed, 1 << 45)
-    some = values[torch.randperm(len(values), generator=source)[:CANDIDATES].to(values.device)]
-    some = some.repeat(math.ceil(count / len(some)), 1)[:count] if len(some) <= count else centres(some, count, seed)
+    some = centres(values[torch.randperm(len(values), generator=source)[:CANDIDATES].to(values.device)], count, seed)
+    some = some.repeat(math.ceil(count / len(some)), 1)[:count]
     noise = torch.randn(some.shape, generator=source, dtype=some.dtype).to(some)
-    return some + 1e-3 * some.square().mean().sqrt() * noise
+    return some + 1e-3 * some.square().mean().sqrt().clamp(min=TINY) * noise

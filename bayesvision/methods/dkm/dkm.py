@@ -140,5 +140,4 @@ def _chosen(method: DKM, rows: Rows) -> Tensor:
         return rows.take(torch.arange(len(rows)))[0]
     source = generator("cpu", method.train.seed, 1 << 45)
     x = rows.take(torch.randperm(len(rows), generator=source)[:SEEN])[0]
-    count = min(method.inducing, len(x))
-    return x if count == len(x) else centres(x, count, method.train.seed)
+    return centres(x, method.inducing, method.train.seed)

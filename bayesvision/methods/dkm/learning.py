@@ -1,6 +1,7 @@
 """What trains a deep kernel machine: its bound, and the rows in the units that it learns in."""
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -101,8 +102,13 @@ def learn(method: Any, model: Learned, rows: Rows, log: Log | None, augment: Aug
     return minimize(model, model.loss, batch, train, recipe, log, {"rows of data": count})
 
 
-def centres(values: Float[Tensor, "n columns"], count: int, seed: int) -> Float[Tensor, "count columns"]:
-    """Centres of the rows by k-means++."""
+def centres(values: Float[Tensor, "n columns"], count: int, seed: int) -> Float[Tensor, "centres columns"]:
+    """Centres of the rows by k-means++; the rows themselves, each once, if they are no more than `count`."""
+    alone = values.unique(dim=0)
+    if len(alone) <= count:
+        return alone
     start = np.random.default_rng(seed)
-    found, _ = scipy.cluster.vq.kmeans2(values.cpu().numpy(), count, minit="++", rng=start, missing="warn", iter=5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a cluster without rows, which stays where it was
+        found, _ = scipy.cluster.vq.kmeans2(values.cpu().numpy(), count, minit="++", rng=start, missing="warn", iter=5)
     return torch.from_numpy(found).to(values)

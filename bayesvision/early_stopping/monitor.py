@@ -1,38 +1,39 @@
 """What the adapters to other frameworks share: a metric's direction, and reports that never end a training."""
 
-import dataclasses
 import math
-import re
 import warnings
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.directions import Mode, directed, direction, known_direction
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
 
-__all__ = ["FailSafe", "Monitor", "check_metric", "directed"]
-
-LOSSES = {"loss", "error", "err", "mae", "mse", "rmse", "nll", "perplexity"}
+__all__ = ["FailSafe", "Monitor", "check_metric", "check_scale"]
 
 
-def directed(scale: MetricScale | None, minimize: bool) -> MetricScale | None:
-    """The scale with the direction that a framework was told; without a scale the metric lies in [0, 1]."""
-    if scale is None:
-        return MetricScale(0.0, 1.0, minimize=True) if minimize else None
-    return dataclasses.replace(scale, minimize=minimize)
+def check_metric(metric: str, mode: Mode | None, scale: MetricScale | None) -> Mode:
+    """The direction of a metric.
+
+    Raises:
+        ValueError: it is not known, or as in `check_scale` where no `mode` is told.
+    """
+    found, _ = direction(metric, mode, scale)
+    if mode is None:
+        check_scale(metric, scale)
+    return found
 
 
-def check_metric(metric: str, scale: MetricScale | None) -> None:
+def check_scale(metric: str, scale: MetricScale | None) -> None:
     """Refuse a metric that is called a loss and has no scale.
 
     Raises:
         ValueError: such a metric.
     """
-    words = re.split(r"[^a-z]+", metric.lower())
-    if scale is None and any(word in LOSSES for word in words):
+    if scale is None and known_direction(metric) == "min":
         raise ValueError(
-            f"{metric!r} looks like a loss, and without a scale a metric lies in [0, 1] and larger is better; "
+            f"{metric!r} looks like a loss, and without a scale a metric lies in [0, 1]; "
             "say scale=MetricScale(lower, upper, soft_lower, soft_upper, minimize=True)"
         )
 
@@ -64,12 +65,14 @@ class Monitor:
     Args:
         metric: name of the metric; None if the framework knows it.
         horizon: steps of a whole training; what the framework was told if left out.
-        scale: units of the metric; None for one in [0, 1] where larger is better.
+        scale: units of the metric; None for one in [0, 1].
         rule: a rule that other runs report to as well, in place of `horizon` and `scale`.
         run: name of this training in such a rule.
+        mode: `min` or `max`, which way the metric gets better; left out, its scale or a well-known name tells it.
 
     Raises:
-        ValueError: a loss without a scale, a rule together with `horizon` or `scale`, or a rule without `run`.
+        ValueError: a metric whose direction is not known, a loss without a scale, a rule together with `horizon`,
+            `scale` or `mode`, with another direction than the metric's name, or without `run`.
     """
 
     def __init__(
@@ -79,21 +82,39 @@ class Monitor:
         scale: MetricScale | None = None,
         rule: StoppingRule | None = None,
         run: Hashable = None,
+        mode: Mode | None = None,
     ) -> None:
-        if rule is not None and not (horizon is None and scale is None):
-            raise ValueError("horizon and scale must be left out where a rule is given; they are the rule's")
+        if mode not in (None, "min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+        if rule is not None and not (horizon is None and scale is None and mode is None):
+            raise ValueError("horizon, scale and mode must be left out where a rule is given; they are the rule's")
         if rule is not None and run is None:
             raise ValueError("run must name this training in the rule that it shares, got None")
         self.metric, self.horizon, self.scale, self.rule = metric, horizon, scale, rule
+        self.mode: Mode | None = mode
         self.run = "run" if run is None else run
         self.shared = rule is not None
         self.decision: Decision | None = None
         self._cautious, self._saved = FailSafe(), None
-        if metric is not None and not self.shared:
-            check_metric(metric, scale)
+        if metric is not None:
+            self._check(metric, mode)
 
-    def begin(self, horizon: float | None, minimize: bool | None = None) -> None:
+    def _check(self, metric: str, mode: Mode | None) -> Mode:
+        if self.rule is None or not self.shared:
+            return check_metric(metric, mode, self.scale)
+        told: Mode = "min" if self.rule.minimize else "max"
+        if known_direction(metric) not in (None, told):
+            raise ValueError(
+                f"{metric!r} has another direction than the rule, whose scale says minimize={self.rule.minimize}; "
+                "give the rule a scale with its direction"
+            )
+        return told
+
+    def begin(self, horizon: float | None, mode: Mode | None = None) -> None:
         """Start a training of so many steps; a rule of its own forgets the one before.
+
+        Args:
+            mode: what the framework says of the metric's direction, where `mode` of the constructor says nothing.
 
         Raises:
             ValueError: no horizon is known, or as in the constructor.
@@ -106,10 +127,12 @@ class Monitor:
             raise ValueError(
                 f"horizon must be given, as the framework does not know how long it trains, got {horizon!r}"
             )
-        if self.metric is not None:
-            check_metric(self.metric, self.scale)
-        scale = self.scale if minimize is None else directed(self.scale, minimize)
-        self.rule = StoppingRule(horizon, scale, learn=0, audit=0.0)
+        if self.metric is None:
+            raise ValueError("the metric must be named before a training begins")
+        found = self._check(self.metric, mode if self.mode is None else self.mode)
+        if self.mode is None:
+            check_scale(self.metric, self.scale)
+        self.rule = StoppingRule(horizon, directed(self.scale, found), learn=0, audit=0.0)
         if self._saved is not None:
             self.rule.load_state_dict(self._saved)
             self._saved = None

@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.directions import Mode
 from bayesvision.early_stopping.monitor import Monitor
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
@@ -25,10 +26,11 @@ class LCPFNStopping(Callback):
     Args:
         monitor: name of the metric in the logs.
         horizon: epochs of a whole training; those given to `fit` if left out.
-        scale: units of the metric; None for one in [0, 1] where larger is better. A loss needs one.
+        scale: units of the metric; None for one in [0, 1]. A loss needs one.
         rule: a rule that other trainings report to as well, in place of `horizon` and `scale`; then `best` is that of
             all of them.
         run: name of this training in such a rule.
+        mode: `min` or `max`, which way the metric gets better; left out, its scale or a well-known name tells it.
 
     Raises:
         ValueError: as in `Monitor`.
@@ -41,9 +43,10 @@ class LCPFNStopping(Callback):
         scale: MetricScale | None = None,
         rule: StoppingRule | None = None,
         run: Hashable = None,
+        mode: Mode | None = None,
     ) -> None:
         super().__init__()
-        self.reports = Monitor(monitor, horizon, scale, rule, run)
+        self.reports = Monitor(monitor, horizon, scale, rule, run, mode)
 
     @property
     def decision(self) -> Decision | None:

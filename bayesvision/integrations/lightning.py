@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.directions import Mode
 from bayesvision.early_stopping.monitor import Monitor
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
@@ -25,12 +26,13 @@ class LCPFNStopping(Callback):
     Args:
         monitor: name of the logged metric.
         horizon: epochs of a whole training; the trainer's `max_epochs` if left out.
-        scale: units of the metric; None for one in [0, 1] where larger is better. A loss needs one.
+        scale: units of the metric; None for one in [0, 1]. A loss needs one.
         rule: a rule that other trainings report to as well, in place of `horizon` and `scale`; then `best` is that of
             all of them.
         run: name of this training in such a rule.
         on_train_epoch_end: look at the metric when a training epoch ends, instead of a validation; if left out, only
             where there is no validation. The metric is to be logged by `training_step` then, with `on_epoch=True`.
+        mode: `min` or `max`, which way the metric gets better; left out, its scale or a well-known name tells it.
 
     Raises:
         ValueError: as in `Monitor`; when the training starts, if no horizon is known.
@@ -44,8 +46,9 @@ class LCPFNStopping(Callback):
         rule: StoppingRule | None = None,
         run: Hashable = None,
         on_train_epoch_end: bool | None = None,
+        mode: Mode | None = None,
     ) -> None:
-        self.reports = Monitor(monitor, horizon, scale, rule, run)
+        self.reports = Monitor(monitor, horizon, scale, rule, run, mode)
         self.at_epoch_end = on_train_epoch_end
 
     @property

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
-from bayesvision.early_stopping.monitor import FailSafe, directed
+from bayesvision.early_stopping.directions import directed
+from bayesvision.early_stopping.monitor import FailSafe
 from bayesvision.early_stopping.rule import RunState, StoppingRule
 from bayesvision.early_stopping.runs import Decision
 from bayesvision.integrations import needs
@@ -77,7 +78,7 @@ class LCPFNPruner(BasePruner):
             if self._model is None:
                 self._model = find(options["posterior"])
             options["posterior"] = self._model
-        return StoppingRule(horizon, directed(self.scale, minimize), **options)
+        return StoppingRule(horizon, directed(self.scale, "min" if minimize else "max"), **options)
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether Optuna should prune the trial.

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
-from bayesvision.early_stopping.monitor import FailSafe, check_metric, directed
+from bayesvision.early_stopping.directions import directed
+from bayesvision.early_stopping.monitor import FailSafe, check_scale
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
 from bayesvision.integrations import needs
@@ -150,9 +151,10 @@ class _Trials:
         if self.rule is None:
             if mode not in ("min", "max"):
                 raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
-            check_metric(metric, self.scale)
+            check_scale(metric, self.scale)
             self.metric, self.mode = metric, mode
-            self.rule = StoppingRule(self.horizon, directed(self.scale, mode == "min"), **self.options)
+            scale = directed(self.scale, "min" if mode == "min" else "max")
+            self.rule = StoppingRule(self.horizon, scale, **self.options)
             if self.saved is not None:
                 self.rule.load_state_dict(self.saved)
         return self.rule

@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.directions import Mode
 from bayesvision.early_stopping.monitor import Monitor
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
@@ -20,7 +21,8 @@ __all__ = ["LCPFNStopping"]
 class LCPFNStopping(TrainerCallback, ExportableState):
     """Stops when P(y_t > best) <= delta at every later step t, where `best` is the best value so far.
 
-    The direction is `greater_is_better` of the training arguments. Of several processes the first decides. What fails
+    The direction is that of `mode`, of `greater_is_better` in the training arguments if the metric is their
+    `metric_for_best_model`, of the scale, or of a well-known name. Of several processes the first decides. What fails
     inside is told once, as a warning, and the training goes on.
 
     Args:
@@ -30,6 +32,7 @@ class LCPFNStopping(TrainerCallback, ExportableState):
         rule: a rule that other trainings report to as well, in place of `horizon` and `scale`; then `best` is that of
             all of them, and the direction is the rule's.
         run: name of this training in such a rule.
+        mode: `min` or `max`, which way the metric gets better.
 
     Raises:
         ValueError: as in `Monitor`; when the training starts, if no metric is named or there is no evaluation.
@@ -42,8 +45,9 @@ class LCPFNStopping(TrainerCallback, ExportableState):
         scale: MetricScale | None = None,
         rule: StoppingRule | None = None,
         run: Hashable = None,
+        mode: Mode | None = None,
     ) -> None:
-        self.reports = Monitor(metric, horizon, scale, rule, run)
+        self.reports = Monitor(metric, horizon, scale, rule, run, mode)
 
     @property
     def decision(self) -> Decision | None:
@@ -60,8 +64,9 @@ class LCPFNStopping(TrainerCallback, ExportableState):
                 f"got {metric!r} and {args.eval_strategy!r}"
             )
         self.reports.metric = metric if metric.startswith("eval_") else f"eval_{metric}"
-        better = args.greater_is_better
-        self.reports.begin(float(state.max_steps), minimize=None if better is None else not better)
+        own = self.reports.metric.removeprefix("eval_") == (args.metric_for_best_model or "").removeprefix("eval_")
+        better = args.greater_is_better if own else None  # of another metric it says nothing
+        self.reports.begin(float(state.max_steps), None if better is None else "max" if better else "min")
 
     def on_evaluate(
         self,
@@ -87,7 +92,7 @@ class LCPFNStopping(TrainerCallback, ExportableState):
         """
         reports = self.reports
         scale = None if reports.scale is None else reports.scale.recipe
-        arguments = {"metric": reports.metric, "horizon": reports.horizon, "scale": scale}
+        arguments = {"metric": reports.metric, "horizon": reports.horizon, "scale": scale, "mode": reports.mode}
         return {**arguments, "shared": reports.shared, "rule": reports.state_dict()}
 
     @saved.setter
@@ -95,5 +100,5 @@ class LCPFNStopping(TrainerCallback, ExportableState):
         if state["shared"]:
             raise ValueError("a shared rule is in no checkpoint; leave restore_callback_states_from_checkpoint out")
         scale = None if state["scale"] is None else MetricScale(**state["scale"])
-        self.reports = Monitor(state["metric"], state["horizon"], scale)
+        self.reports = Monitor(state["metric"], state["horizon"], scale, mode=state.get("mode"))
         self.reports.load_state_dict(state["rule"])

@@ -125,7 +125,7 @@ def main() -> None:
     for name in a.sets:
         with np.load(folder / f"{name}.npz") as file:
             x, y, tests = file["X"].astype(float), file["y"].astype(float), file["test_index"]
-        count = 1 if name == "protein" else 5 if len(x) < 2_000 else 2
+        count = 1 if name == "protein" else 5 if len(x) < 1_500 else 3 if len(x) < 2_000 else 2
         found: dict[str, list[dict[str, Any]]] = {model: [] for model in a.models}
         for k in range(count):
             for model in a.models:

@@ -90,13 +90,23 @@ def test_curves_reads_folders_and_wide_tables(tiny: str, tmp_path: Path) -> None
     assert result.exit_code == 0 and "a/log" in result.output and "best loss so far 0.6 (a/log)" in result.output
     wide, plot = tmp_path / "wide.csv", tmp_path / "fit.svg"
     wide.write_text("epoch,one,two\n0,0.1,0.2\n1,0.3,\n")
-    result = run("curves", wide, "--model", tiny, "--plot", plot)
+    fails(run("curves", wide, "--model", tiny), "not known by its name", "--minimize or --maximize")
+    result = run("curves", wide, "--model", tiny, "--plot", plot, "--maximize")
     assert result.exit_code == 0 and "horizon 2" in result.output and "<svg" in plot.read_text()
+
+
+def test_a_loss_is_minimised_and_it_is_said(tiny: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("run,step,val_loss\na,1,0.5\na,2,0.2\nb,1,0.6\nb,2,0.7\n")
+    result = run("curves", path, "--horizon", "10", "--model", tiny)
+    assert "best val_loss so far 0.2 (a); smaller is better, as its name says" in " ".join(result.output.split())
+    result = run("curves", path, "--horizon", "10", "--model", tiny, "--maximize")
+    assert "best val_loss so far 0.7 (b); larger is better, as told" in " ".join(result.output.split())
 
 
 def test_bad_input_to_curves(tiny: str, log: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    path.write_text("step,v\n1,0.5\n2,0.6\n")
+    path.write_text("step,acc\n1,0.5\n2,0.6\n")
     fails(run("curves", path, "--model", tiny), "a.csv", "--horizon")
     fails(run("curves", path, "--model", tiny, "--horizon", "1"), "'a'", "step 2", "--horizon")
     fails(run("curves", path, "--horizon", "9", "--model", "pfn-gp"), "pfn-gp", "LCPFN")
@@ -125,7 +135,7 @@ def past(tmp_path: Path) -> Path:
     curves["r3"] = curves["r3"][:10]
     path = tmp_path / "past.csv"
     lines = [f"{name},{100 * (k + 1)},{v:.5f}" for name, values in curves.items() for k, v in enumerate(values)]
-    path.write_text("trial,step,score\n" + "\n".join(lines))
+    path.write_text("trial,step,accuracy\n" + "\n".join(lines))
     return path
 
 
@@ -164,7 +174,7 @@ def test_replay_says_when_the_best_run_is_lost(tmp_path: Path) -> None:
     result = run("replay", path, "--policy", "halving,patience:2", "--orders", "0", "--minimize", "--upper", "5",
                  "--lower", "-5")  # fmt: skip
     assert result.exit_code == 0 and "kept" in result.output
-    result = run("replay", path, "--policy", "halving,patience:2", "--orders", "0")
+    result = run("replay", path, "--policy", "halving,patience:2", "--orders", "0", "--maximize")
     table = cells(result.output, 0)
     assert "best run (late)" in result.output and result.output.count("┏") == 1
     assert table["halving"] == ["13", "45.8%", "0.512", "0.388", "1", "lost at step 1"]

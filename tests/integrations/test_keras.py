@@ -53,7 +53,9 @@ def test_a_second_fit_starts_afresh_at_its_epoch():
 
 def test_minimised_metric():
     loss = bv.MetricScale(lower=0, soft_lower=0, soft_upper=2, minimize=True)
-    assert fit([0.3 + 0.05 * k for k in range(20)], LCPFNStopping("val_acc", scale=loss)) < 15
+    with pytest.raises(ValueError, match="sounds as if larger were better, and its scale says smaller"):
+        LCPFNStopping("val_acc", scale=loss)
+    assert fit([0.3 + 0.05 * k for k in range(20)], LCPFNStopping("val_acc", scale=loss, mode="min")) < 15
     with pytest.raises(ValueError, match="looks like a loss"):
         LCPFNStopping("val_loss")
 

@@ -96,7 +96,9 @@ def test_training_metric_besides_a_validation():
 
 def test_minimised_metric():
     loss = bv.MetricScale(lower=0, soft_lower=0, soft_upper=2, minimize=True)
-    assert fit([0.3 + 0.05 * k for k in range(20)], LCPFNStopping("val_acc", scale=loss)).current_epoch < 15
+    with pytest.raises(ValueError, match="sounds as if larger were better, and its scale says smaller"):
+        LCPFNStopping("val_acc", scale=loss)
+    assert fit([0.3 + 0.05 * k for k in range(20)], LCPFNStopping("val_acc", scale=loss, mode="min")).current_epoch < 15
     with pytest.raises(ValueError, match="looks like a loss"):
         LCPFNStopping("val_loss")
 

@@ -50,6 +50,13 @@ def test_stops_alone_when_it_will_not_improve():
     assert fit(RISING, LCPFNStopping("accuracy", horizon=200), epochs=5).state.epoch == 5
 
 
+def test_the_direction_of_another_metric_says_nothing():
+    """With load_best_model_at_end the trainer looks at the loss, and says that smaller is better."""
+    stopping = LCPFNStopping("accuracy")
+    fit(RISING, stopping, epochs=4, metric_for_best_model="loss", greater_is_better=False)
+    assert not stopping.reports.rule.minimize
+
+
 def test_trainings_that_share_a_rule():
     rule = bv.StoppingRule(40, posterior=Trend(), audit=0.0)
     assert fit(RISING, LCPFNStopping(rule=rule, run="a")).state.epoch == 20
@@ -62,7 +69,7 @@ def test_direction_is_that_of_the_arguments():
     assert fit(error, LCPFNStopping(), greater_is_better=False).state.epoch < 12
     with pytest.raises(ValueError, match="looks like a loss"):
         fit(RISING, LCPFNStopping(), metric_for_best_model="loss", greater_is_better=False)
-    loss = bv.MetricScale(lower=0, soft_lower=0, soft_upper=3)
+    loss = bv.MetricScale(lower=0, soft_lower=0, soft_upper=3, minimize=True)
     stopping = LCPFNStopping("eval_loss", scale=loss)
     fit(RISING, stopping, epochs=2, greater_is_better=False)
     assert stopping.reports.rule.minimize and len(stopping.reports.state_dict()["runs"]["run"]["values"]) == 2

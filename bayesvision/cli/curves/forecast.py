@@ -66,7 +66,7 @@ def curves(
     for path in filter(None, (out, plot)):
         check_output(path, runs, options["model"], plot if path is out else out)
     found, metric = read_logs(runs, named(options))
-    scale = build_scale(options)
+    scale, said = build_scale(options, metric)
     horizon = horizon or _greatest_step(runs, found)
     fleet = open_fleet(options["model"], horizon, scale)
     check_runs(runs, fleet, found)
@@ -74,7 +74,7 @@ def curves(
     with waiting(f"{len(found)} runs"):
         outcomes = _judge(fleet, found, best, delta, mass)
     ranked = _ranked(outcomes, fleet.minimize)
-    title = f"{len(found)} runs, horizon {horizon:g}, best {metric} so far {best:.6g} ({holder})"
+    title = f"{len(found)} runs, horizon {horizon:g}, best {metric} so far {best:.6g} ({holder}); {said}"
     _show(title, ranked, found, outcomes, mass)
     with contextlib.ExitStack() as files:
         if out is not None:

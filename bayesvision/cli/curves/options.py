@@ -27,7 +27,11 @@ def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--step", metavar="NAME", help="Column (or JSON key) of steps; found out if left out."),
             click.option("--metric", metavar="NAME", help="Column, JSON key or TensorBoard tag of the values."),
-            click.option("--minimize", is_flag=True, help="Smaller values are better."),
+            click.option(
+                "--minimize/--maximize",
+                default=None,
+                help="Whether smaller or larger values are better; a well-known name of a metric tells it, too.",
+            ),
             click.option("--lower", type=float, help="Least value that the metric can take."),
             click.option("--upper", type=float, help="Greatest value that the metric can take."),
             click.option("--soft-lower", type=float, help="Least value to expect, if it has no least value."),
@@ -46,24 +50,34 @@ def named(options: dict[str, Any]) -> "Names":
     return Names(options["run"], options["step"], options["metric"])
 
 
-def build_scale(options: dict[str, Any]) -> "MetricScale | None":
-    """The metric's units; None for one in [0, 1] where larger is better, which is what no options mean."""
-    from bayesvision.distributions.metric import MetricScale
+def build_scale(options: dict[str, Any], metric: str) -> "tuple[MetricScale | None, str]":
+    """The metric's units, None for one in [0, 1] where larger is better; and which way it gets better, in words.
 
+    Raises:
+        ValueError: neither --minimize nor --maximize, and a metric whose name does not tell.
+    """
+    from bayesvision.distributions.metric import MetricScale
+    from bayesvision.early_stopping.directions import ARTICLES, directed, direction
+
+    minimize = options["minimize"]
+    told = None if minimize is None else "min" if minimize else "max"
+    mode, how = direction(metric, told, None, "--minimize or --maximize")
+    said = f"{ARTICLES[mode]} is better, {how}"
     bounds = [options[name] for name in ("lower", "upper", "soft_lower", "soft_upper")]
     if all(bound is None for bound in bounds):
-        return MetricScale(0.0, 1.0, minimize=True) if options["minimize"] else None
+        return directed(None, mode), said
     lower, upper, soft_lower, soft_upper = bounds
     try:
-        return MetricScale(
+        scale = MetricScale(
             -math.inf if lower is None else lower,
             math.inf if upper is None else upper,
             soft_lower,
             soft_upper,
-            options["minimize"],
+            mode == "min",
         )
     except ValueError as error:
         raise ValueError(f"--lower, --upper, --soft-lower, --soft-upper: {error}") from None
+    return scale, said
 
 
 def open_fleet(model: str, horizon: float, scale: "MetricScale | None") -> "RunForecaster":

@@ -61,7 +61,7 @@ def replay(
         check_output(plot, runs, options["model"])
     wanted = _parse(policy)
     found, metric = read_logs(runs, named(options))
-    scale = build_scale(options)
+    scale, said = build_scale(options, metric)
     horizon = horizon or max(curve.steps[-1] for curve in found.values())
     minimize = scale is not None and scale.minimize
     fleet = (
@@ -75,7 +75,7 @@ def replay(
         listed = np.arange(len(grid.names))[None]
         shuffled = random_orders(len(grid.names), orders, seed) if orders else listed
         once, often = (_replay_all(grid, policies, order) for order in (listed, shuffled))
-    title = f"{len(grid.names)} runs of {int(_spent(once['none']))} readings, one every {grid.stride:g} steps"
+    title = f"{len(grid.names)} runs of {int(_spent(once['none']))} readings, one every {grid.stride:g} steps; {said}"
     _show_once(f"{title}; in the order of the file", metric, grid, once, minimize)
     if orders:
         _show_often(f"mean of {orders} random orders", grid, often)

@@ -161,7 +161,8 @@ def watch(
     from bayesvision.io.logs import Logs
 
     logs = Logs(runs, named(options))
-    scale = build_scale(options)
+    logs.poll()
+    scale, said = build_scale(options, options["metric"] or (logs.metrics[0] if len(logs.metrics) == 1 else "metric"))
     import torch
 
     from bayesvision.cli.curves.dashboard import Dashboard
@@ -174,17 +175,17 @@ def watch(
     except OSError as error:
         advice = "; take another with --port" if error.errno == errno.EADDRINUSE else ""
         raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror or error}{advice}") from None
-    _serve(server, board, interval, host, runs)
+    _serve(server, board, interval, host, f"{runs}, {said},")
 
 
-def _serve(server: Server, board: "Dashboard", interval: float, host: str, runs: Path) -> None:
+def _serve(server: Server, board: "Dashboard", interval: float, host: str, what: str) -> None:
     """Follow the logs beside the server until it is interrupted."""
     if not _is_loopback(host):
         click.echo(f"warning: whoever reaches this machine at {host} can see these runs", err=True)
     worker = threading.Thread(target=board.run, args=(interval,), daemon=True)
     worker.start()
     name = "localhost" if _is_loopback(host) else host
-    click.echo(f"watching {runs} at http://{name}:{server.server_address[1]}/ (Ctrl-C ends it)")
+    click.echo(f"watching {what} at http://{name}:{server.server_address[1]}/ (Ctrl-C ends it)")
     try:
         server.serve_forever(0.2)
     except KeyboardInterrupt:

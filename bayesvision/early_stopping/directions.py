@@ -1,0 +1,80 @@
+"""Which way a metric gets better: told, or known by its name, and never guessed."""
+
+import dataclasses
+import re
+from typing import Literal
+
+from bayesvision.distributions.metric import MetricScale
+
+__all__ = ["ARTICLES", "Mode", "directed", "direction", "known_direction"]
+
+Mode = Literal["min", "max"]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LARGER = _words(
+    "acc accuracy auc auroc auprc aupr ap map f1 fbeta precision recall sensitivity specificity tpr tnr bleu rouge "
+    "rougel meteor chrf r2 iou miou jaccard dice ssim psnr mcc kappa ndcg mrr hits top likelihood loglikelihood loglik "
+    "elbo evidence reward return pearson spearman correlation purity silhouette"
+)
+SMALLER = _words(
+    "loss error err mae mse rmse msle rmsle mape smape wape nll perplexity ppl bpb bpc bpd wer cer ter mer eer kl kld "
+    "divergence bce crossentropy xent logloss mlogloss merror brier hinge huber deviance fid crps regret distance "
+    "residual fpr fnr"
+)
+ENDINGS = ("loss", "error", "crossentropy")
+FLIPS = frozenset(("neg", "negative", "minus"))
+ARTICLES = {"min": "smaller", "max": "larger"}
+
+
+def known_direction(metric: str) -> Mode | None:
+    """`min` or `max` for a well-known name such as `val_loss` or `eval/accuracy`; None for any other.
+
+    A name that holds a word of a loss is one, whatever stands beside it (`top5_error`); `neg_` turns the direction.
+    """
+    spelt = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", metric).lower()
+    words = set(re.findall(r"[a-z]+\d*", spelt)) | set(re.findall(r"[a-z]+", spelt))
+    if {"cross", "entropy"} <= words:
+        words.add("crossentropy")
+    flips = bool(words & FLIPS)
+    if any(word in SMALLER or word.endswith(ENDINGS) for word in words):
+        return "max" if flips else "min"
+    if words & LARGER:
+        return "min" if flips else "max"
+    return None
+
+
+def direction(
+    metric: str, mode: Mode | None, scale: MetricScale | None, ask: str = "mode='min' or mode='max'"
+) -> tuple[Mode, str]:
+    """The direction of a metric and how it is known: as told by `mode`, by the scale, or by its name.
+
+    Args:
+        ask: what the caller can say to tell it.
+
+    Raises:
+        ValueError: nobody tells it, or the scale says another one than the name.
+    """
+    if mode is not None:
+        return mode, "as told"
+    known = known_direction(metric)
+    if scale is not None:
+        told: Mode = "min" if scale.minimize else "max"
+        if known is not None and known != told:
+            raise ValueError(
+                f"{metric!r} sounds as if {ARTICLES[known]} were better, and its scale says {ARTICLES[told]}; say {ask}"
+            )
+        return told, "as its scale says"
+    if known is None:
+        raise ValueError(f"whether {metric!r} is better when larger or smaller is not known by its name; say {ask}")
+    return known, "as its name says"
+
+
+def directed(scale: MetricScale | None, mode: Mode) -> MetricScale | None:
+    """The scale with that direction; without a scale the metric lies in [0, 1]."""
+    if scale is None:
+        return MetricScale(0.0, 1.0, minimize=True) if mode == "min" else None
+    return dataclasses.replace(scale, minimize=mode == "min")

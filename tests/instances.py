@@ -304,7 +304,7 @@ INSTANCES = (
     ),
     ImageInstance(
         "dkm-conv",
-        DKM.conv(shape=(1, 4, 5), classes=3, inducing=(4, 5), draws=50, train=TRAIN),
+        DKM.conv(shape=(1, 4, 5), classes=3, inducing=(4, 5), ridge=0.1, draws=50, train=TRAIN),
         frozenset({STORABLE}),
         classes=3,
     ),

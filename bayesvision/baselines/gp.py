@@ -28,8 +28,8 @@ class GP:
     """Gaussian process regression with one lengthscale for each column (Rasmussen and Williams 2006, chapters 2 and 5).
 
     y = f(x) + noise, with f a zero-mean Gaussian process of covariance variance * k(r),
-    r^2 = sum_d (x_d - x'_d)^2 / lengthscale_d^2. What is not given is set by maximising log p(y | x) (eq. 5.8) with
-    L-BFGS from several starting points. Type-II maximum likelihood is overconfident on a handful of rows.
+    r^2 = sum_d (x_d - x'_d)^2 / lengthscale_d^2, or variance times the `nngp` of x / lengthscale.
+    What is not given is set by maximising log p(y | x) (eq. 5.8) with L-BFGS from several starting points. Type-II maximum likelihood is overconfident on a handful of rows.
 
     Example:
         >>> post = bv.GP(kernel="matern52").fit(bv.Data(x, y))
@@ -38,7 +38,8 @@ class GP:
     Args:
         kernel: `rbf`, `matern12`, `matern32` or `matern52`; or `nngp`, the process of an infinitely wide rectifying
             network, whose k is `bayesvision.baselines.marginal_likelihood.infinite_width`.
-        depth: hidden layers of that network; a deep kernel machine at nu = inf has one more than its `layers`.
+        depth: hidden layers of that network, of no meaning to other kernels; a deep kernel machine at nu = inf has one
+            more than its `layers`.
         lengthscale: one for all columns or one for each; None learns them.
         noise, variance: noise variance and output variance; None learns them. Learnt noise is at least 1e-4 of the
             target's variance.

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-__all__ = ["GramKernel", "KernelName", "arc_cosine", "factor"]
+__all__ = ["GramKernel", "KernelName", "arc_cosine", "cholesky", "factor"]
 
 KernelName = Literal["arccos", "gaussian", "rbf", "linear"]
 JITTER, LARGEST = 1e-9, 1e-3  # of the mean diagonal: always added, and the most that is tried
@@ -16,26 +16,40 @@ TINY = 1e-300
 
 
 class _ArcCosine(torch.autograd.Function):
-    """(1 / pi) (s sin t + (pi - t) G), cos t = G / s, s = sqrt(l r), in few passes over G.
+    """(1 / pi) (s sin t + (pi - t) G), cos t = G / s, s = sqrt(l r), in few passes over G; and its derivatives.
 
-    Its derivatives (pi - t) / pi to G, and sin t / pi to s, are finite where that of t is not.
+    These, (pi - t) / pi to G and sin t / pi to s, are finite where that of t is not.
     """
 
-    @staticmethod
-    def forward(ctx: Any, gram: Tensor, left: Tensor, right: Tensor) -> Tensor:  # pyright: ignore
-        left, right = left.clamp(min=TINY), right.clamp(min=TINY)
-        cosine = (gram * left.rsqrt() * right.rsqrt()).clamp_(-1, 1)
-        slope = torch.acos(cosine).div_(-math.pi).add_(1)
-        half = torch.addcmul(torch.ones_like(cosine), cosine, cosine, value=-1).clamp_(min=0).sqrt_()
-        half.mul_(left.sqrt()).mul_(right.sqrt() / (2 * math.pi))
-        ctx.save_for_backward(slope, half, left, right)
-        return torch.addcmul(2 * half, slope, gram)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
-        slope, half, left, right = ctx.saved_tensors
+    def forward(gram: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
+        slope, half = _slopes(gram, left, right)
+        return torch.addcmul(2 * half, slope, gram), slope, half
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.save_for_backward(*inputs, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore
+        gram, left, right, slope, half = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives
+            slope, half = _slopes(gram, left, right)
         moved = g * half
+        left, right = left.clamp(min=TINY), right.clamp(min=TINY)
         return g * slope, moved.sum(-1, keepdim=True) / left, moved.sum(-2, keepdim=True) / right
+
+
+def _slopes(gram: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """(pi - t) / pi, and s sin t / (2 pi)."""
+    left, right = left.clamp(min=TINY), right.clamp(min=TINY)
+    cosine = (gram * left.rsqrt() * right.rsqrt()).clamp(-1, 1)
+    slope = 1 - torch.acos(cosine) / math.pi
+    sine = (1 - cosine.square()).clamp(min=0).sqrt()
+    return slope, sine * left.sqrt() * (right.sqrt() / (2 * math.pi))
 
 
 def arc_cosine(
@@ -45,7 +59,7 @@ def arc_cosine(
 
     The covariance of a layer of infinitely many rectifiers, whose weights have the variance 2 / width.
     """
-    return _ArcCosine.apply(gram, left.unsqueeze(-1), right.unsqueeze(-2))  # pyright: ignore[reportReturnType]
+    return _ArcCosine.apply(gram, left.unsqueeze(-1), right.unsqueeze(-2))[0]  # pyright: ignore
 
 
 class GramKernel(nn.Module):
@@ -66,7 +80,7 @@ class GramKernel(nn.Module):
     def __init__(self, name: KernelName, bias: float = 0.1) -> None:
         super().__init__()
         self.name = name
-        start = torch.tensor([1.0, max(bias, TINY)], dtype=torch.float64).log()
+        start = torch.tensor([1.0, bias or 1.0], dtype=torch.float64).log()
         self.log_scales = nn.Parameter(start) if bias else None
 
     def forward(
@@ -127,3 +141,15 @@ def factor(covariance: Float[Tensor, "n n"], layer: str) -> Float[Tensor, "n n"]
         f"the kernel of {layer} is not positive definite: its eigenvalues lie between {float(values[0]):.1e} and "
         f"{float(values[-1]):.1e}; look for repeated rows and constant columns, or lower the learning rate"
     )
+
+
+def cholesky(precision: Float[Tensor, "*batch n n"], what: str) -> Float[Tensor, "*batch n n"]:
+    """Cholesky factor of a matrix that is positive definite by its making, such as I + A A^T.
+
+    Raises:
+        ValueError: numbers that are too large or not finite.
+    """
+    found, info = torch.linalg.cholesky_ex(precision)
+    if bool(info.any()) or not torch.isfinite(found).all():
+        raise ValueError(f"{what} cannot be factorised, since its numbers became too large; lower the learning rate")
+    return found

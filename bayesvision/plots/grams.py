@@ -20,7 +20,7 @@ def gram_matrices(machines: Mapping[str, Any], order: Any = None, figure: Figure
         figure: to draw on, such as pyplot's; a new one when left out.
 
     Raises:
-        ValueError: no machine, or machines with other numbers of layers.
+        ValueError: no machine, machines with other numbers of layers, or an `order` that is none of all points.
     """
     layers = {post.drift().shape[0] + 1 for post in machines.values()}
     if len(layers) != 1:
@@ -34,6 +34,8 @@ def gram_matrices(machines: Mapping[str, Any], order: Any = None, figure: Figure
         for layer, ax in enumerate(line):
             gram = post.gram(layer).cpu().numpy()
             chosen = np.arange(len(gram)) if order is None else np.asarray(order)
+            if not np.array_equal(np.sort(chosen), np.arange(len(gram))):
+                raise ValueError(f"order must hold each of {len(gram)} inducing points of a layer once")
             norm = np.sqrt(np.clip(np.diag(gram), 1e-300, None))
             alike = (gram / norm / norm[:, None])[np.ix_(chosen, chosen)]
             drawn = ax.imshow(alike, cmap="RdBu_r", vmin=-1, vmax=1, interpolation="nearest")

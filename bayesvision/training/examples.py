@@ -19,7 +19,7 @@ from bayesvision.core.standardize import statistics
 from bayesvision.training.batches import Examples, batches_of
 from bayesvision.training.seeds import seeded
 
-__all__ = ["Inputs", "Scales", "Source", "read", "scales"]
+__all__ = ["Inputs", "Scales", "Source", "read", "read_targets", "scales"]
 
 SAMPLE = 100_000  # examples that tell the units
 
@@ -111,7 +111,7 @@ def _read(source: Any, classes: int | None, tokens: bool) -> Source:
     columns = columns_of(source.x) if isinstance(source, Data) else None
     if isinstance(source, Data) and not getattr(source.x, "ndim", 0) > 2 and source.y is not None and not tokens:
         x = check_inputs(source.x)  # faults of a table are told by row and column
-        source = Data(x, check_classes(source.y, x, classes) if classes else _targets(source.y, x))
+        source = Data(x, check_classes(source.y, x, classes) if classes else read_targets(source.y, x))
     for x, y in batches_of(source):
         x = as_tensor("x", x)
         x = x.unsqueeze(-1) if x.ndim == 1 else x
@@ -121,7 +121,7 @@ def _read(source: Any, classes: int | None, tokens: bool) -> Source:
         elif x.ndim == 2 and not x.is_floating_point():
             x = x.double()
         rows = x.flatten(1).double()
-        y = check_classes(y, rows, classes) if classes else _targets(y, rows, len(examples))
+        y = check_classes(y, rows, classes) if classes else read_targets(y, rows, len(examples))
         found = Inputs(tuple(x.shape[1:]), columns, tuple(y.shape[1:]), tokens)
         if known is not None and found != known:
             raise ValueError(
@@ -138,7 +138,7 @@ def _read(source: Any, classes: int | None, tokens: bool) -> Source:
     return Source(examples, known, constant)
 
 
-def _targets(y: Any, x: Tensor, first: int = 0) -> Tensor:
+def read_targets(y: Any, x: Tensor, first: int = 0) -> Tensor:
     """Numbers [n] or [n, outputs]."""
     value = as_tensor("y", y)
     if value.ndim == 2 and value.shape[1] > 1 and len(value) == len(x):

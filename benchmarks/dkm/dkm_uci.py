@@ -126,9 +126,9 @@ def main() -> None:
         with np.load(folder / f"{name}.npz") as file:
             x, y, tests = file["X"].astype(float), file["y"].astype(float), file["test_index"]
         count = 1 if name == "protein" else 5 if len(x) < 1_500 else 3 if len(x) < 2_000 else 2
-        found: dict[str, list[dict[str, Any]]] = {model: [] for model in a.models}
+        found: dict[str, list[dict[str, Any]]] = {model: [] for model in dict.fromkeys(["DKM", *a.models])}
         for k in range(count):
-            for model in a.models:
+            for model in dict.fromkeys(["DKM", *a.models]):  # what all others are compared with
                 path = BUILD / f"{name}-{model.replace(' ', '_')}-{k}.json"
                 found[model].append(kept(path, partial(split, model, x, y, tests[k], k)))
                 print(path, found[model][-1], flush=True)

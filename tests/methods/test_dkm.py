@@ -4,6 +4,7 @@ import math
 import warnings
 from dataclasses import replace
 
+import pandas
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ import bayesvision as bv
 from bayesvision import DKM, Data, Execution, Train
 from bayesvision.methods.dkm.machine import Machine
 from bayesvision.methods.dkm.outputs import GaussianOutput, Statistics
-from bayesvision.nn.kernels import GramKernel, factor
+from bayesvision.nn.kernels import GramKernel, arc_cosine, factor
 from bayesvision.training.seeds import generator
 
 QUICK = Train(steps=40, batch=1_000, lr=2e-2, execution=Execution(device="cpu"))
@@ -168,7 +169,7 @@ def best(made, output, x, y, nu):
     def cost():
         optimizer.zero_grad()
         seen = made(x)
-        value = (nu * seen.kl.sum() - output.bound(seen, y)) / max(nu, 1.0)
+        value = (nu * seen.penalty.sum() - output.bound(seen, y)) / max(nu, 1.0)
         value.backward()
         return value
 
@@ -530,3 +531,59 @@ def test_repeated_rows_are_one_inducing_point():
         same = DKM(layers=1, inducing=5, train=QUICK).fit(Data(torch.ones(40, 3), draws(1, 40)))
     assert len(same.model.machine.inducing) == 1
     assert same.predict(torch.ones(2, 3)).stddev.isfinite().all()
+
+
+def test_second_derivatives_are_those_of_differences():
+    gram, left, right = draws(0, 3, 2) / 2, 1 + draws(1, 3).square(), 1 + draws(2, 2).square()
+    values = tuple(v.requires_grad_() for v in (gram, left, right))
+    assert torch.autograd.gradgradcheck(arc_cosine, values)
+    post = DKM(layers=1, inducing=6, train=QUICK).fit(Data(*rows(20)))
+    x = draws(3, 1, 3)
+
+    def say(x):
+        return post.predict(x).mean.sum()
+
+    step = 1e-4 * torch.eye(3, dtype=torch.float64)
+    slope = torch.autograd.functional.jacobian
+    slopes = torch.stack([slope(say, x + s) - slope(say, x - s) for s in step]).squeeze() / 2e-4
+    torch.testing.assert_close(torch.autograd.functional.hessian(say, x).squeeze(), slopes, rtol=1e-4, atol=1e-4)
+    plain = tuple(v.detach() for v in values)
+    expected = torch.autograd.functional.jacobian(arc_cosine, plain)[0]
+    torch.testing.assert_close(torch.func.jacrev(arc_cosine)(*plain), expected)
+
+
+def test_a_large_nu_is_nearly_infinite_width_by_fit():
+    x, y = rows(60)
+    train = replace(QUICK, steps=200)
+    posts = [DKM(layers=2, inducing=15, nu=nu, train=train).fit(Data(x, y)) for nu in (1e8, math.inf)]
+    new = draws(7, 50, 3)
+    far = (posts[0].predict(new).mean - posts[1].predict(new).mean).abs()
+    assert (far < 0.2 * posts[1].predict(new).stddev).all()
+
+
+def test_targets_to_condition_on_are_checked():
+    x, _ = rows(20)
+    both = torch.stack([x[:, 0], x[:, 1] + draws(1, 20)], -1)
+    post = DKM(layers=1, inducing=5, train=QUICK).fit(Data(x, both))
+    bad = both.clone()
+    bad[3, 1] = math.nan
+    with pytest.raises(ValueError, match="y must be finite"):
+        post.condition(x, bad)
+    with pytest.raises(ValueError, match="y must"):
+        post.condition(x, both[:, 0])
+    frame = pandas.DataFrame(both.numpy())
+    torch.testing.assert_close(post.condition(x, frame).predict(x).mean, post.condition(x, both).predict(x).mean)
+
+
+def test_what_a_machine_cannot_do_is_refused(monkeypatch):
+    x, y = rows(30)
+    with pytest.raises(ValueError, match="start must be left out"):
+        DKM(train=replace(QUICK, start="other.safetensors")).fit(Data(x, y))
+    with pytest.raises(ValueError, match="nothing to learn with classes"):
+        DKM(kernel="linear", classes=2)
+    with pytest.raises(ValueError, match=r"learning rate|lower lr"):
+        DKM(layers=1, inducing=5, kernel="gaussian", train=replace(QUICK, lr=1e3, max_grad_norm=1e9)).fit(Data(x, y))
+    DKM(layers=1, kernel="linear", inducing=None, nu=math.inf, train=QUICK).fit(Data(x, y))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="one process"):
+        DKM(layers=1, inducing=5, classes=2, train=QUICK).fit(Data(x, (y > 50).long()))

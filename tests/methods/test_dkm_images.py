@@ -188,6 +188,10 @@ def test_augmented_images_and_a_network_of_infinite_width(tmp_path):
     recipe = DKM.conv(shape=(1, 8, 8), classes=2, inducing=(8, 8), nu=(math.inf, 1.0), draws=50, train=QUICK)
     post = recipe.fit(Data(x, y), augment=lambda images, source: images + 0 * torch.rand((), generator=source))
     assert float(post.drift()[0]) == 0.0 < float(post.drift()[1])
+    seen = []
+    few = replace(recipe, train=replace(QUICK, steps=3, batch=1_000))
+    few.fit(Data(x, y), augment=lambda images, source: seen.append(len(images)) or images)
+    assert len(seen) == 3  # where a batch would hold all images, too
     bv.save(post, tmp_path / "conv.safetensors")
     again = bv.load(tmp_path / "conv.safetensors")
     assert torch.equal(again.predict(x).probs, post.predict(x).probs)
@@ -201,8 +205,30 @@ def test_blank_and_repeated_images():
         warnings.simplefilter("ignore")  # jitter that is told
         post = DKM.conv(shape=(1, 8, 8), classes=2, inducing=(8, 40), draws=50, train=QUICK).fit(Data(x, y))
         assert post.predict(torch.zeros(2, 1, 8, 8)).probs.isfinite().all()
-    blank = DKM.conv(shape=(1, 8, 8), classes=2, inducing=(4, 4), draws=50, train=replace(QUICK, steps=5))
-    assert blank.fit(Data(torch.zeros(6, 1, 8, 8), torch.tensor([0, 1, 0, 1, 0, 1]))).predict(x).probs.isfinite().all()
+        for kernel in ("gaussian", "arccos", "rbf"):
+            blank = DKM.conv((1, 8, 8), 2, inducing=(4, 4), kernel=kernel, draws=50, train=replace(QUICK, steps=5))
+            for value in (0.0, 1.0):
+                same = Data(torch.full((6, 1, 8, 8), value), torch.tensor([0, 1, 0, 1, 0, 1]))
+                assert blank.fit(same).predict(x).probs.isfinite().all()
+
+
+def test_images_in_the_order_of_their_classes():
+    x = torch.cat([1e-3 * draws(0, 5_100, 1, 4, 4), 100 + draws(1, 300, 1, 4, 4)])
+    y = (torch.arange(5_400) >= 5_100).long()
+    post = DKM.conv((1, 4, 4), 2, inducing=(4,), draws=20, train=replace(QUICK, steps=2)).fit(Data(x, y))
+    assert 15 < float(post.x_scale) < 30 and 3 < float(post.x_loc) < 8
+
+
+def test_drift_is_the_divergence_whatever_the_objective():
+    x, y = stripes(40, 0)
+    post = DKM.conv((1, 8, 8), 2, inducing=(4, 4), objective="taylor", draws=20, train=QUICK).fit(Data(x, y))
+    layers = post.model.machine.layers
+    torch.testing.assert_close(post.drift(), torch.stack([spread(layer.lower) / 4 for layer in layers]))
+    assert not torch.allclose(post.drift() * 4, post.model.machine.penalty())
+    before = post.predict(x).probs
+    assert torch.equal(post.train().predict(x).probs, before)
+    with pytest.raises(ValueError, match="order must hold each of 4 inducing points"):
+        bv.plots.gram_matrices({"conv": post}, order=range(3))
 
 
 # --- what is refused
@@ -213,7 +239,7 @@ def test_blank_and_repeated_images():
     [
         ({"shape": (0, 8, 8)}, "shape"),
         ({"inducing": ()}, "inducing must hold"),
-        ({"inducing": (4, 0)}, "inducing"),
+        ({"inducing": (4, 1)}, "inducing"),
         ({"classes": 1}, "classes"),
         ({"layers": 0}, "layers"),
         ({"nu": (1.0,)}, "one for each of 3 layers"),

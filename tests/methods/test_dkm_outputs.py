@@ -49,7 +49,7 @@ def test_natural_steps_with_parts_of_the_rows_come_near_it():
         output.log_noise.zero_()
         for step in range(1_500):
             part = torch.randperm(60, generator=generator("cpu", step))[:15]
-            output.batch_bound(Features(seen.a[:, part], seen.rest[part], seen.kl), y[part], 0.25)
+            output.batch_bound(Features(seen.a[:, part], seen.rest[part], seen.penalty), y[part], 0.25)
         known = Statistics((seen.a @ seen.a.T).unsqueeze(0), y.T @ seen.a.T)
         mean, root = output.posterior(known)
         error = torch.linalg.solve(root[0], output.weights.mean_and_factor()[0][0] - mean[0])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bayesvision.methods.dkm.learning import centres
-from bayesvision.methods.dkm.machine import Features, GramLayer, Grams, Objective, whitened_kernel
+from bayesvision.methods.dkm.machine import Features, GramLayer, Grams, Layered, Objective, whitened_kernel
 from bayesvision.nn.kernels import GramKernel, KernelName, factor
 from bayesvision.training.seeds import generator
 
@@ -16,7 +16,7 @@ __all__ = ["ConvMachine"]
 
 SIZE = 3  # height and width of a patch
 CANDIDATES = 4_000  # patches that inducing ones are chosen from
-TINY = 1e-12
+ROUNDING, TINY = 1e-9, 1e-30
 
 
 class Places:
@@ -87,12 +87,13 @@ def normalised(grams: Grams) -> Grams:
     own, seen = grams.inducing.mean(0), grams.cross.mean(0)
     whole = own.mean()
     inducing = grams.inducing - own - own.unsqueeze(1) + whole
-    scale = inducing.diagonal().mean().clamp(min=TINY)
+    least = ROUNDING * grams.inducing.diagonal().mean() + TINY  # patches that are all the same stay so
+    scale = inducing.diagonal().mean().clamp(min=least)
     cross = grams.cross.sub(seen).sub_((own - whole).unsqueeze(1))
     return Grams(inducing / scale, cross / scale, (grams.rows - 2 * seen + whole).clamp(min=0) / scale)
 
 
-class ConvMachine(nn.Module):
+class ConvMachine(Layered):
     """Blocks of convolved, learned and normalised Gram matrices, then the average over places; all in float64.
 
     Args:
@@ -101,7 +102,7 @@ class ConvMachine(nn.Module):
         strides: of each layer.
         kernel: of each layer and of the output.
         fixed: layers whose Gram matrix stays that of the kernel.
-        ridge, objective: as in `GramLayer`.
+        ridge, objective, stiffness: as in `GramLayer`; the last one of each layer.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class ConvMachine(nn.Module):
         fixed: tuple[bool, ...],
         ridge: float,
         objective: Objective,
+        stiffness: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
         self.inducing = nn.Parameter(torch.zeros(counts[0], shape[0], SIZE, SIZE, dtype=torch.float64))
@@ -120,7 +122,8 @@ class ConvMachine(nn.Module):
             Mixing(below, count, stride) for below, count, stride in zip(counts, counts[1:], strides[1:], strict=False)
         )
         self.layers = nn.ModuleList(
-            GramLayer(count, GramKernel(kernel), fixed[k], ridge, objective) for k, count in enumerate(counts)
+            GramLayer(count, GramKernel(kernel), fixed[k], ridge, objective, stiffness[k] if stiffness else 1.0)
+            for k, count in enumerate(counts)
         )
         self.pooled = nn.Parameter(torch.eye(counts[-1], dtype=torch.float64))
         self.output = GramKernel(kernel)
@@ -164,18 +167,15 @@ class ConvMachine(nn.Module):
         nothing = self.inducing.new_zeros(1, self.inducing.shape[1], 8, 8)
         return [places.grams.inducing for places in self.grams(nothing)]
 
-    def kl(self) -> Float[Tensor, " layers"]:
-        """Of each layer from the kernel of the one below."""
-        return torch.stack([layer.kl() for layer in self.layers])  # pyright: ignore[reportCallIssue]
-
     def forward(self, x: Float[Tensor, "images channels height width"]) -> Features:
         """What the output layer sees of the images."""
         _, a, rest = whitened_kernel(self.output, self.average(self.grams(x)[-1]), "the output")
-        return Features(a, rest, self.kl())
+        return Features(a, rest, self.penalty())
 
     @torch.no_grad()
     def start(self, x: Float[Tensor, "images channels height width"], seed: int) -> None:
         """Put the inducing patches of every layer where those of the images `x` are, by k-means++."""
+        self.eval()  # at the Gram matrices themselves, not at draws around them
         parts = functional.unfold(x, SIZE, padding=SIZE // 2).transpose(1, 2).flatten(0, 1)
         self.inducing.copy_(_centres(parts, len(self.inducing), seed).view_as(self.inducing))
         places = self.layer(0, self.patches(x))
@@ -205,4 +205,4 @@ def _centres(values: Float[Tensor, "n columns"], count: int, seed: int) -> Float
     some = centres(values[torch.randperm(len(values), generator=source)[:CANDIDATES].to(values.device)], count, seed)
     some = some.repeat(math.ceil(count / len(some)), 1)[:count]
     noise = torch.randn(some.shape, generator=source, dtype=some.dtype).to(some)
-    return some + 1e-3 * some.square().mean().sqrt().clamp(min=TINY) * noise
+    return some + 1e-3 * some.square().mean().sqrt().clamp(min=ROUNDING) * noise

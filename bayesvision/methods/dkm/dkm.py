@@ -12,7 +12,7 @@ from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log, Posterior
 from bayesvision.methods.dkm.images import ImageDKM
-from bayesvision.methods.dkm.learning import Learned, Rows, centres, learn, penalties
+from bayesvision.methods.dkm.learning import Learned, Rows, centres, learn, penalties, stiffness
 from bayesvision.methods.dkm.machine import Machine
 from bayesvision.methods.dkm.outputs import GaussianOutput, SoftmaxOutput
 from bayesvision.methods.dkm.posterior import DKMClassPosterior, DKMPosterior
@@ -55,8 +55,8 @@ class DKM:
             number.
         ard: whether each column has a scale of its own, which is learned.
         draws: of the processes of a classifier, to predict; a tenth of them in training.
-        train: how to train; `train.batch` counts rows, and with no more rows than that of numbers the bound is exact in
-            the output layer.
+        train: how to train; `train.batch` counts rows. No more rows than that are seen whole, and then with constant
+            noise the output layer is at its optimum in every step.
 
     Raises:
         ValueError: a field is out of range.
@@ -76,6 +76,8 @@ class DKM:
         convert_fields(self)
         check_count("layers", self.layers, 0)
         check_count("draws", self.draws)
+        if self.kernel == "linear" and self.classes is not None:
+            raise ValueError("kernel='linear' has nothing to learn with classes; it is for checks of numbers")
         if self.heteroscedastic and self.classes is not None:
             raise ValueError("heteroscedastic is about the noise of numbers; leave it out with classes")
         for name, least in (("inducing", 1), ("classes", 2)):
@@ -110,7 +112,7 @@ class DKM:
         model = self.around(_chosen(self, rows), seen.inputs, len(rows))
         cost = learn(self, model, rows, log)
         if self.classes:
-            return DKMClassPosterior(self, model, units, seen.inputs, cost)
+            return DKMClassPosterior(self, model, units, seen.inputs, cost).to(rows.device)
         return DKMPosterior.of(self, model, units, seen.inputs, rows, cost)
 
     @staticmethod
@@ -127,7 +129,8 @@ class DKM:
         nu = penalties(self.nu, self.layers)
         bias = 0.0 if self.kernel == "linear" else 0.1
         free = self.inducing is not None and bias > 0
-        machine = Machine(inducing, self.layers, self.kernel, self.ard, tuple(map(math.isinf, nu)), free, bias)
+        fixed = tuple(map(math.isinf, nu))
+        machine = Machine(inducing, self.layers, self.kernel, self.ard, fixed, free, bias, stiffness(nu))
         if self.classes:
             return Learned(machine, SoftmaxOutput(self.classes, len(inducing), self.draws), nu)
         outputs, batched = max(1, math.prod(inputs.targets)), rows > self.train.batch

@@ -13,18 +13,20 @@ from bayesvision.core.recipes import convert_fields
 from bayesvision.core.roles import Log
 from bayesvision.core.standardize import statistics
 from bayesvision.methods.dkm.convolution import ConvMachine
-from bayesvision.methods.dkm.learning import Learned, Rows, learn, penalties
+from bayesvision.methods.dkm.learning import Learned, Rows, learn, penalties, stiffness
 from bayesvision.methods.dkm.machine import Objective
 from bayesvision.methods.dkm.outputs import SoftmaxOutput
 from bayesvision.methods.dkm.posterior import DKMClassPosterior
 from bayesvision.nn.kernels import KernelName
 from bayesvision.training.batches import Augment
 from bayesvision.training.examples import Inputs, Scales, read
+from bayesvision.training.seeds import generator
 from bayesvision.training.train import Train
 
 __all__ = ["ImageDKM"]
 
-UNITS, START = 5_000, 200  # images that tell the units, and that inducing patches start from
+UNITS = 5_000  # images that tell the units
+START, PLACES = 200, 160_000  # images that inducing patches start from, and their places together
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class ImageDKM:
         convert_fields(self)
         for name, values, least in (
             ("shape", self.shape, 1),
-            ("inducing", self.inducing, 1),
+            ("inducing", self.inducing, 2),
             ("classes", (self.classes,), 2),
             ("layers", (self.layers,), 1),
             ("draws", (self.draws,), 1),
@@ -101,14 +103,20 @@ class ImageDKM:
         """
         seen = read(source, self.train.seed, self.classes)
         if seen.inputs.shape != self.shape:
-            raise ValueError(f"x must hold images of the shape {self.shape}, got {seen.inputs.shape}")
-        some = seen.examples.take(torch.arange(min(len(seen.examples), UNITS)))[0].double()
+            advice = "; x.unsqueeze(1) adds the axis of channels" if seen.inputs.shape == self.shape[1:] else ""
+            raise ValueError(f"x must hold images of the shape {self.shape}, got {seen.inputs.shape}{advice}")
+        count = len(seen.examples)
+        places = torch.linspace(0, count - 1, min(count, UNITS), dtype=torch.float64).round().long()
+        some = seen.examples.take(places)[0].double()
         loc, scale = (v.view(-1, 1, 1) for v in statistics(some.transpose(0, 1).flatten(1), 1))
         units = Scales(loc, scale, None, None)
         rows = Rows(seen.examples, units, True, self.train)
         model = self.untrained().to(rows.device)
-        model.machine.start(rows.take(torch.arange(min(len(rows), START)))[0], self.train.seed)
-        return DKMClassPosterior(self, model, units, seen.inputs, learn(self, model, rows, log, augment))
+        chosen = torch.randperm(count, generator=generator("cpu", self.train.seed, 1 << 44))
+        few = min(START, max(8, PLACES // math.prod(self.shape[1:])))
+        model.machine.start(rows.take(chosen[:few])[0], self.train.seed)
+        cost = learn(self, model, rows, log, augment)
+        return DKMClassPosterior(self, model, units, seen.inputs, cost).to(rows.device)
 
     def untrained(self) -> Learned:
         """The machine before training."""
@@ -118,7 +126,8 @@ class ImageDKM:
         )
         nu = penalties(self.nu, len(counts))
         fixed = tuple(map(math.isinf, nu))
-        machine = ConvMachine(self.shape, counts, strides, self.kernel, fixed, self.ridge, self.objective)
+        settings = (self.ridge, self.objective, stiffness(nu))
+        machine = ConvMachine(self.shape, counts, strides, self.kernel, fixed, *settings)
         return Learned(machine, SoftmaxOutput(self.classes, counts[-1], self.draws), nu)
 
     def rebuilt(self, tensors: dict[str, Tensor], inputs: Inputs, rows: int) -> Learned:

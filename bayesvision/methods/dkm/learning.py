@@ -1,6 +1,7 @@
 """What trains a deep kernel machine: its bound, and the rows in the units that it learns in."""
 
 import math
+import os
 import warnings
 from typing import Any
 
@@ -18,7 +19,9 @@ from bayesvision.training.examples import Scales
 from bayesvision.training.loop import minimize
 from bayesvision.training.train import Train
 
-__all__ = ["Learned", "Rows", "centres", "learn", "penalties"]
+__all__ = ["Learned", "Rows", "centres", "learn", "penalties", "stiffness"]
+
+STIFF = 1e3  # the largest nu whose layers learn in units of W itself
 
 
 def penalties(nu: float | tuple[float, ...], layers: int) -> tuple[float, ...]:
@@ -33,6 +36,11 @@ def penalties(nu: float | tuple[float, ...], layers: int) -> tuple[float, ...]:
     if not all(value > 0 for value in values):
         raise ValueError(f"nu must be positive, or inf for the infinitely wide network, got {nu!r}")
     return values
+
+
+def stiffness(nu: tuple[float, ...]) -> tuple[float, ...]:
+    """What the parameters of each layer are divided by, so that gradients of large penalties leave room for others."""
+    return tuple(1.0 if math.isinf(value) else max(1.0, value / STIFF) ** 0.5 for value in nu)
 
 
 class Learned(nn.Module):
@@ -54,7 +62,7 @@ class Learned(nn.Module):
         x, y, count = batch
         seen = model.machine(x)
         told = model.output.batch_bound(seen, y, len(x) / count) if self.batched else model.output.bound(seen, y)
-        return -told / len(x) + (self.nu * seen.kl).sum() / count
+        return -told / len(x) + (self.nu * seen.penalty).sum() / count
 
 
 class Rows:
@@ -88,10 +96,18 @@ class Rows:
 
 
 def learn(method: Any, model: Learned, rows: Rows, log: Log | None, augment: Augment | None = None) -> dict[str, Any]:
-    """Train `model` by the recipe `method`, and return what it cost."""
+    """Train `model` by the recipe `method`, and return what it cost.
+
+    Raises:
+        ValueError: a `train.start`, several processes, or numbers that became too large.
+    """
     train, count = method.train, len(rows)
     parts = Minibatches(rows.examples, train, rows.device, augment)
-    whole = rows.take(torch.arange(count)) if count <= train.batch else None
+    if train.start is not None:
+        raise ValueError("start must be left out: a deep kernel machine starts from its data, not from another machine")
+    if model.batched and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("the output layer learns by natural gradients on one process; train it without torchrun")
+    whole = rows.take(torch.arange(count)) if count <= train.batch and augment is None else None
 
     def batch(step: int, part: int) -> tuple[Tensor, Tensor, int]:
         x, y = rows.standard(*parts(step, part)) if whole is None else whole
@@ -99,7 +115,10 @@ def learn(method: Any, model: Learned, rows: Rows, log: Log | None, augment: Aug
 
     recipe = {"method": describe(method), "examples": rows.examples.digest}
     model.to(rows.device)
-    return minimize(model, model.loss, batch, train, recipe, log, {"rows of data": count})
+    cost = minimize(model, model.loss, batch, train, recipe, log, {"rows of data": count})
+    if not all(torch.isfinite(value).all() for value in model.state_dict().values()):
+        raise ValueError(f"the machine is not finite after training; lower lr={train.lr:g}")
+    return cost
 
 
 def centres(values: Float[Tensor, "n columns"], count: int, seed: int) -> Float[Tensor, "centres columns"]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bayesvision.nn.kernels import GramKernel, KernelName, factor
 
-__all__ = ["Features", "GramLayer", "Grams", "Machine", "Objective", "whitened_kernel"]
+__all__ = ["Features", "GramLayer", "Grams", "Layered", "Machine", "Objective", "whitened_kernel"]
 
 Objective = Literal["kl", "taylor"]
 
@@ -39,12 +39,12 @@ class Features(NamedTuple):
     Attributes:
         a: [P, n], L^-1 K_it.
         rest: [n], or [n, n]: what inducing points do not tell, K_tt - a^T a.
-        kl: of each hidden layer, KL(N(0, G_l) || N(0, K(G_{l-1}))).
+        penalty: of each hidden layer, KL(N(0, G_l) || N(0, K(G_{l-1}))) or what the objective has in its place.
     """
 
     a: Float[Tensor, "P n"]
     rest: Tensor
-    kl: Float[Tensor, " layers"]
+    penalty: Float[Tensor, " layers"]
 
 
 def triangle(lower: Float[Tensor, "P P"]) -> Float[Tensor, "P P"]:
@@ -81,22 +81,34 @@ class GramLayer(nn.Module):
         fixed: whether W stays the identity.
         ridge: of stochastic kernel regularisation (Milsom et al. 2024, arXiv 2410.06171, section 4): with it W in
             training is W Z / n^1/2, Z [P, n] normal and n = P / 4, and G gets `ridge` times its mean diagonal more.
+        stiffness: number that W's parameters are divided by, so that a large penalty leaves their gradient as it is.
         objective: `kl`, or `taylor` for tr (G^-1 K - I)^2 / 4, which is near the KL where G is near K; it is 1/2 of the
             square in that paper, whose divergence has no factor 1/2.
     """
 
+    nothing: Tensor
+
     def __init__(
-        self, count: int, kernel: GramKernel, fixed: bool, ridge: float = 0.0, objective: Objective = "kl"
+        self,
+        count: int,
+        kernel: GramKernel,
+        fixed: bool,
+        ridge: float = 0.0,
+        objective: Objective = "kl",
+        stiffness: float = 1.0,
     ) -> None:
         super().__init__()
-        self.kernel, self.ridge, self.objective = kernel, ridge, objective
+        self.count, self.kernel, self.ridge, self.objective, self.stiffness = count, kernel, ridge, objective, stiffness
+        self.register_buffer("nothing", torch.zeros((), dtype=torch.float64), persistent=False)
         self.lower = None if fixed else nn.Parameter(torch.zeros(count, count, dtype=torch.float64))
 
     def kl(self) -> Float[Tensor, ""]:
-        """KL(N(0, G) || N(0, K)), or what takes its place."""
-        if self.lower is None:
-            return next(self.kernel.parameters()).new_zeros(())
-        return spread(self.lower) if self.objective == "kl" else taylor(self.lower)
+        """KL(N(0, G) || N(0, K))."""
+        return self.nothing if self.lower is None else spread(self.lower / self.stiffness)
+
+    def penalty(self) -> Float[Tensor, ""]:
+        """The KL, or what the objective has in its place."""
+        return self.kl() if self.lower is None or self.objective == "kl" else taylor(self.lower / self.stiffness)
 
     def forward(self, below: Grams, name: str) -> Grams:
         """Gram matrices of this layer.
@@ -106,7 +118,7 @@ class GramLayer(nn.Module):
         if self.lower is None and not self.ridge:  # G = K
             return next_kernel(self.kernel, below)
         small, x, rest = whitened_kernel(self.kernel, below, name)
-        w = None if self.lower is None else triangle(self.lower)
+        w = None if self.lower is None else triangle(self.lower / self.stiffness)
         if self.ridge and self.training:
             count = max(1, len(small) // 4)
             noise = torch.randn(len(small), count, dtype=small.dtype, device=small.device) / math.sqrt(count)
@@ -135,7 +147,23 @@ def whitened_kernel(kernel: GramKernel, below: Grams, name: str) -> tuple[Tensor
     return small, x, rows - x.mT @ x
 
 
-class Machine(nn.Module):
+class Layered(nn.Module):
+    """Hidden layers, each with a Gram matrix."""
+
+    layers: nn.ModuleList
+    inducing: Tensor
+
+    def kl(self) -> Float[Tensor, " layers"]:
+        """Of each hidden layer from the kernel of the one below."""
+        return torch.stack([self.inducing.new_zeros(()), *(layer.kl() for layer in self.layers)])[1:]  # pyright: ignore
+
+    def penalty(self) -> Float[Tensor, " layers"]:
+        """The same, or what the objective has in its place."""
+        found = (layer.penalty() for layer in self.layers)  # pyright: ignore
+        return torch.stack([self.inducing.new_zeros(()), *found])[1:]
+
+
+class Machine(Layered):
     """Inducing inputs, scales of the columns, and Gram matrices, layer by layer; all in float64.
 
     Args:
@@ -146,6 +174,7 @@ class Machine(nn.Module):
         fixed: layers whose Gram matrix stays that of the kernel.
         free: whether inducing inputs are learned.
         bias: of the kernels at the start; 0 for kernels without weight and bias.
+        stiffness: of each layer, as in `GramLayer`.
     """
 
     def __init__(
@@ -157,12 +186,16 @@ class Machine(nn.Module):
         fixed: tuple[bool, ...],
         free: bool,
         bias: float = 0.1,
+        stiffness: tuple[float, ...] | None = None,
     ) -> None:
         super().__init__()
+        stiffness = stiffness or (1.0,) * layers
         self.inducing = nn.Parameter(inducing.double(), requires_grad=free)
         columns = inducing.shape[1] if ard else 1
         self.log_scale = nn.Parameter(torch.zeros(columns, dtype=torch.float64)) if bias else None
-        self.layers = nn.ModuleList(GramLayer(len(inducing), GramKernel(kernel, bias), fixed[k]) for k in range(layers))
+        self.layers = nn.ModuleList(
+            GramLayer(len(inducing), GramKernel(kernel, bias), fixed[k], stiffness=stiffness[k]) for k in range(layers)
+        )
         self.output = GramKernel(kernel, bias)
 
     def grams(self, x: Float[Tensor, "n columns"], whole: bool = False) -> list[Grams]:
@@ -182,13 +215,7 @@ class Machine(nn.Module):
         """Gram matrices of the inducing points, of the inputs and of each layer."""
         return [grams.inducing for grams in self.grams(self.inducing[:1])]
 
-    def kl(self) -> Float[Tensor, " layers"]:
-        """Of each hidden layer from the kernel of the one below."""
-        if not len(self.layers):
-            return self.inducing.new_zeros(0)
-        return torch.stack([layer.kl() for layer in self.layers])  # pyright: ignore[reportCallIssue]
-
     def forward(self, x: Float[Tensor, "n columns"], whole: bool = False) -> Features:
         """What the output layer sees of the rows."""
         _, a, rest = whitened_kernel(self.output, self.grams(x, whole)[-1], "the output")
-        return Features(a, rest, self.kl())
+        return Features(a, rest, self.penalty())

@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from bayesvision.methods.dkm.machine import Features
+from bayesvision.nn.kernels import cholesky
 
 __all__ = ["GaussianOutput", "SoftmaxOutput", "Statistics", "Weights"]
 
@@ -25,7 +26,7 @@ def solved(
     One precision may be that of all.
     """
     eye = torch.eye(precision.shape[-1], dtype=precision.dtype, device=precision.device)
-    lower = torch.linalg.cholesky(eye + precision)
+    lower = cholesky(eye + precision, "the precision of the output's weights")
     root = torch.linalg.solve_triangular(lower, eye.expand_as(lower), upper=False).mT
     return (root @ (root.mT @ shift.unsqueeze(-1))).squeeze(-1), root
 
@@ -138,7 +139,7 @@ class GaussianOutput(nn.Module):
         for noise, target in zip(self.noise, y.mT, strict=True):
             scaled = seen.a / noise.sqrt()
             eye = torch.eye(len(scaled), dtype=scaled.dtype, device=scaled.device)
-            lower = torch.linalg.cholesky(eye + scaled @ scaled.mT)
+            lower = cholesky(eye + scaled @ scaled.mT, "the precision of the output's weights")
             told = torch.linalg.solve_triangular(lower, (scaled @ target).unsqueeze(-1), upper=False)
             fit = (target.square().sum() - told.square().sum()) / noise
             log_det = 2 * lower.diagonal().log().sum() + n * noise.log()

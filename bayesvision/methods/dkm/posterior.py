@@ -8,14 +8,14 @@ import torch.distributions as td
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesvision.core.checks import check_targets
 from bayesvision.core.modules import outside_inference_mode, share
 from bayesvision.core.recipes import build, to_json
 from bayesvision.core.roles import Conditionable, Exported, Posterior
 from bayesvision.distributions import Categorical, Normal
 from bayesvision.methods.dkm.learning import Rows
 from bayesvision.methods.dkm.outputs import Statistics
-from bayesvision.training.examples import Inputs, Scales
+from bayesvision.nn.kernels import cholesky
+from bayesvision.training.examples import Inputs, Scales, read_targets
 from bayesvision.training.seeds import generator
 
 __all__ = ["DKMClassPosterior", "DKMPosterior"]
@@ -37,6 +37,10 @@ class _Learned(nn.Module):
                 self.register_buffer(name, value.double())
         self.requires_grad_(False).eval()
 
+    def train(self, mode: bool = True) -> Self:
+        """Nothing: what was learned stays as it is."""
+        return super().train(False)
+
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
         return super()._apply(lambda value: value.to(fn(value).device), recurse)  # numbers stay in float64
 
@@ -52,15 +56,14 @@ class _Learned(nn.Module):
             ValueError: no such layer.
         """
         last = len(self.model.machine.layers)
-        if not 0 <= layer <= last:
-            raise ValueError(f"layer must be one of 0 to {last}, got {layer}")
+        if layer not in range(last + 1):
+            raise ValueError(f"layer must be one of 0 to {last}, got {layer!r}")
         return self.model.machine.learned()[layer]
 
     @torch.no_grad()
     def drift(self) -> Float[Tensor, " layers"]:
         """How far each layer moved from the kernel of the one below: KL(N(0, G_l) || N(0, K(G_{l-1}))), a point."""
-        sizes = [len(gram) for gram in self.model.machine.learned()[1:]]
-        return self.model.machine.kl() / self.x_loc.new_tensor(sizes)
+        return self.model.machine.kl() / self.x_loc.new_tensor([layer.count for layer in self.model.machine.layers])
 
     def export(self) -> Exported:
         """All that was learned; what inputs are and what training cost."""
@@ -133,7 +136,7 @@ class DKMPosterior(_Learned, Conditionable):
         rows, batch, _ = self._rows(x)
         if len(batch) != 1:
             raise ValueError(f"x must be one data set [rows, columns], got batch axes {batch[:-1]}")
-        y = torch.as_tensor(y) if self.inputs.targets else check_targets(y, rows, constant=True)
+        y = read_targets(y, rows)
         if tuple(y.shape) != (len(rows), *self.inputs.targets):
             raise ValueError(f"y must have the shape {(len(rows), *self.inputs.targets)}, got {tuple(y.shape)}")
         y = (y.to(rows) - self.y_loc) / self.y_scale
@@ -177,7 +180,7 @@ class DKMPosterior(_Learned, Conditionable):
         seen = self.model.machine(rows, whole=True)
         half = root.mT @ seen.a
         noise = torch.diag_embed(self.model.output.noise_at(seen).mT)
-        factor = torch.linalg.cholesky(seen.rest + half.mT @ half + noise)
+        factor = cholesky(seen.rest + half.mT @ half + noise, "the covariance of these rows")
         scale = self.y_scale.reshape(-1, 1)
         loc = self.y_loc.reshape(-1, 1) + scale * (mean @ seen.a)
         factor = scale.unsqueeze(-1) * factor

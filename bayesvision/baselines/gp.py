@@ -29,7 +29,8 @@ class GP:
 
     y = f(x) + noise, with f a zero-mean Gaussian process of covariance variance * k(r),
     r^2 = sum_d (x_d - x'_d)^2 / lengthscale_d^2, or variance times the `nngp` of x / lengthscale.
-    What is not given is set by maximising log p(y | x) (eq. 5.8) with L-BFGS from several starting points. Type-II maximum likelihood is overconfident on a handful of rows.
+    What is not given is set by maximising log p(y | x) (eq. 5.8) with L-BFGS from several starting points. Type-II
+    maximum likelihood is overconfident on a handful of rows.
 
     Example:
         >>> post = bv.GP(kernel="matern52").fit(bv.Data(x, y))

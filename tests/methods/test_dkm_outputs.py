@@ -193,3 +193,36 @@ def test_the_softmax_of_draws_is_its_average():
     error = (other.var(0) / 20_000 + found.var(0) / 20_000).sqrt()
     assert ((other.mean(0) - found.mean(0)).abs() < 6 * error).all()
     assert math.isclose(float(np.sum(found.mean(0).numpy())), 4.0)
+
+
+# --- runs that end early
+
+
+class Stopped(Exception):
+    pass
+
+
+class StopAt:
+    """A log that ends the run after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def log(self, values, step):
+        if step == self.step:
+            raise Stopped
+
+
+@pytest.mark.parametrize("fields", [{"heteroscedastic": True}, {}, {"classes": 2, "draws": 20}])
+def test_a_run_that_was_killed_ends_with_the_same_bits(fields, tmp_path):
+    x, y, _ = wavy(60, 0)
+    data = Data(x, (y > 0).long() if "classes" in fields else y)
+    train = replace(QUICK, steps=12, batch=20)
+    whole = DKM(layers=1, inducing=6, train=train, **fields).fit(data)
+    kept = replace(train, execution=Execution(device="cpu", checkpoint_dir=str(tmp_path), save_every=4))
+    recipe = DKM(layers=1, inducing=6, train=kept, **fields)
+    with pytest.raises(Stopped):
+        recipe.fit(data, log=StopAt(7))
+    again = recipe.fit(data)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name

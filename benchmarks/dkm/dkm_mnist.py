@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--steps", type=int, default=1_800)
-    parser.add_argument("--nu", type=float, nargs="*", default=[1.0])
+    parser.add_argument("--nu", type=float, nargs="*", default=[1.0, math.inf])
     parser.add_argument("--ridge", type=float, default=0.0)
     a = parser.parse_args()
     if not (a.data / "mnist").is_dir():

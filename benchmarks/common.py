@@ -1,6 +1,8 @@
 """What the benchmarks share: the machine they ran on, and results written whole or not at all."""
 
+import csv
 import datetime
+import gzip
 import json
 import os
 import platform
@@ -16,6 +18,16 @@ from bayesvision import metrics
 
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("BAYESVISION_DATA", "data"))  # the folder that holds uci/
+UCI = {  # file -> name in the published results of MC dropout
+    "concrete": "concrete",
+    "energy": "energy",
+    "kin8nm": "kin8nm",
+    "naval": "naval-propulsion-plant",
+    "power": "power-plant",
+    "protein": "protein-tertiary-structure",
+    "wine": "wine-quality-red",
+    "yacht": "yacht",
+}
 
 
 def machine() -> dict[str, Any]:
@@ -52,6 +64,23 @@ def _write_whole(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(text)
     temporary.replace(path)
+
+
+def data_folder(data: Path, name: str) -> Path | None:
+    """The folder `name` of the data; None, and it is said, if there is none."""
+    if (data / name).is_dir():
+        return data / name
+    print(f"no data at {data / name}; give the folder that holds {name}/ with --data")
+    return None
+
+
+def published_dropout(folder: Path, name: str, splits: int) -> dict[str, list[float]]:
+    """Log-likelihood and RMSE of MC dropout in the first splits of a UCI set, as they were published."""
+    with gzip.open(folder / "mc_dropout_reference.csv.gz", "rt") as file:
+        rows = csv.DictReader(file)
+        known = {(r["dataset"], r["quantity"], int(r["split"])): float(r["value"]) for r in rows}
+    keys = {"log-likelihood": "test_ll", "RMSE": "test_MC_rmse"}
+    return {key: [known[UCI[name], quantity, k] for k in range(splits)] for key, quantity in keys.items()}
 
 
 def mean_and_error(values: Any) -> tuple[float, float]:

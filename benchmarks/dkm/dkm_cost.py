@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 import bayesvision as bv
-from benchmarks.common import DATA, write
+from benchmarks.common import DATA, data_folder, write
 from benchmarks.dkm.peers import peer
 
 INDUCING, BATCH, ROUNDS = 128, 1_000, 3
@@ -60,8 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
     a = parser.parse_args()
-    if not (a.data / "uci").is_dir():
-        print(f"no data at {a.data / 'uci'}; give the folder that holds uci/ with --data")
+    if data_folder(a.data, "uci") is None:
         return
     torch.set_num_threads(1)
     with np.load(a.data / "uci" / "protein.npz") as file:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import bayesvision as bv
-from benchmarks.common import DATA, write
+from benchmarks.common import DATA, data_folder, write
 
 BUILD = Path("build/dkm-mnist")
 BATCH = 128
@@ -26,8 +26,7 @@ def main() -> None:
     parser.add_argument("--nu", type=float, nargs="*", default=[1.0, math.inf])
     parser.add_argument("--ridge", type=float, default=0.0)
     a = parser.parse_args()
-    if not (a.data / "mnist").is_dir():
-        print(f"no data at {a.data / 'mnist'}; give the folder that holds mnist/ with --data")
+    if data_folder(a.data, "mnist") is None:
         return
     torch.set_num_threads(1)
     with np.load(a.data / "mnist" / "mnist.npz") as file:

@@ -5,8 +5,6 @@ kept under build/dkm-uci; those that are there are not made again.
 """
 
 import argparse
-import csv
-import gzip
 import json
 import math
 import time
@@ -18,20 +16,11 @@ import numpy as np
 import torch
 
 import bayesvision as bv
-from benchmarks.common import DATA, RESULTS, kept, mean_and_error, write
+from benchmarks.common import DATA, RESULTS, data_folder, kept, mean_and_error, published_dropout, write
 from benchmarks.dkm.peers import peer
 
 BUILD = Path("build/dkm-uci")
-SETS = {  # file -> name in the published results
-    "yacht": "yacht",
-    "energy": "energy",
-    "concrete": "concrete",
-    "wine": "wine-quality-red",
-    "kin8nm": "kin8nm",
-    "power": "power-plant",
-    "naval": "naval-propulsion-plant",
-    "protein": "protein-tertiary-structure",
-}
+SETS = ("yacht", "energy", "concrete", "wine", "kin8nm", "power", "naval", "protein")
 INDUCING, STEPS, PEER_STEPS, SMALL, BATCH, PROCESS = 256, 400, 800, 1_500, 1_000, 2_000
 OURS = {
     "DKM": {"heteroscedastic": True},
@@ -79,12 +68,6 @@ def predicted(model: str, x: np.ndarray, y: np.ndarray, new: np.ndarray, seed: i
     return y.mean() + y.std() * mean, y.std() * deviation
 
 
-def published(path: Path) -> dict[tuple[str, str, int], float]:
-    with gzip.open(path, "rt") as file:
-        rows = csv.DictReader(file)
-        return {(r["dataset"], r["quantity"], int(r["split"])): float(r["value"]) for r in rows}
-
-
 def lines_of(name: str, found: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     lines = []
     for model, results in found.items():
@@ -116,26 +99,24 @@ def main() -> None:
     parser.add_argument("--sets", nargs="*", default=list(SETS))
     parser.add_argument("--models", nargs="*", default=["DKM", "GP", *PEERS])
     a = parser.parse_args()
-    folder = a.data / "uci"
-    if not folder.is_dir():
-        print(f"no data at {folder}; give the folder that holds uci/ with --data")
+    folder = data_folder(a.data, "uci")
+    if folder is None:
         return
     torch.set_num_threads(1)
-    known, lines = published(folder / "mc_dropout_reference.csv.gz"), []
+    models = list(dict.fromkeys(["DKM", *a.models]))  # all others are compared with the first
+    lines: list[dict[str, Any]] = []
     for name in a.sets:
         with np.load(folder / f"{name}.npz") as file:
             x, y, tests = file["X"].astype(float), file["y"].astype(float), file["test_index"]
         count = 1 if name == "protein" else 5 if len(x) < 1_500 else 3 if len(x) < 2_000 else 2
-        found: dict[str, list[dict[str, Any]]] = {model: [] for model in dict.fromkeys(["DKM", *a.models])}
+        found: dict[str, list[dict[str, Any]]] = {model: [] for model in models}
         for k in range(count):
-            for model in dict.fromkeys(["DKM", *a.models]):  # what all others are compared with
+            for model in models:
                 path = BUILD / f"{name}-{model.replace(' ', '_')}-{k}.json"
                 found[model].append(kept(path, partial(split, model, x, y, tests[k], k)))
                 print(path, found[model][-1], flush=True)
-        keys = {"log-likelihood": "test_ll", "RMSE": "test_MC_rmse"}
-        found["MC dropout, published"] = [
-            {key: known[SETS[name], quantity, k] for key, quantity in keys.items()} for k in range(count)
-        ]
+        dropout = published_dropout(folder, name, count)
+        found["MC dropout, published"] = [{key: values[k] for key, values in dropout.items()} for k in range(count)]
         lines += lines_of(name, found)
     good = [name for name in a.sets if best_or_level(lines, name)]
     failed = sum(v["failed"] for v in lines if v["model"] == "DKM")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import bayesvision as bv
 from bayesvision.distributions import Categorical
 from bayesvision.training.seeds import generator
-from benchmarks.common import DATA, kept, mean_and_error, write
+from benchmarks.common import DATA, data_folder, kept, mean_and_error, write
 
 BUILD, BATCH, LR = Path("build/ssvi"), 128, 2e-3
 CRITERIA = ("magnitude", "ratio", "expected_magnitude", "exponential", "exponential_snr")
@@ -232,8 +232,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="Draw accuracy and NLL of MNIST against density.")
     parser.add_argument("--data", type=Path, default=DATA)
     a = parser.parse_args()
-    if not (a.data / "mnist").is_dir():
-        print(f"no data at {a.data}; give the folder of mnist/ and notmnist/ with --data")
+    if data_folder(a.data, "mnist") is None:
         return
     torch.set_num_threads(1)
     if a.part != "table":

@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 import bayesvision as bv
 from bayesvision.distributions import Categorical
 from bayesvision.training.batches import Examples, Minibatches
-from benchmarks.common import DATA, kept, write
+from benchmarks.common import DATA, data_folder, kept, write
 
 BUILD, BATCH, LR = Path("build/ssvi-cifar"), 64, 2e-3
 MODELS: dict[str, dict[str, Any] | None] = {
@@ -104,9 +104,8 @@ def main() -> None:
     parser.add_argument("--part", default="", help="Models whose names end so; all of them make the table.")
     parser.add_argument("--data", type=Path, default=DATA)
     a = parser.parse_args()
-    folder = a.data / "cifar10"
-    if not folder.is_dir():
-        print(f"no data at {folder}; give the folder that holds cifar10/ with --data")
+    folder = data_folder(a.data, "cifar10")
+    if folder is None:
         return
     torch.set_num_threads(1)
     lines = []

@@ -5,8 +5,6 @@ Results of each split are kept under build/ssvi-uci; splits that are there are n
 """
 
 import argparse
-import csv
-import gzip
 import time
 from functools import partial
 from pathlib import Path
@@ -17,19 +15,9 @@ import torch
 from torch import nn
 
 import bayesvision as bv
-from benchmarks.common import DATA, kept, mean_and_error, write
+from benchmarks.common import DATA, UCI, data_folder, kept, mean_and_error, published_dropout, write
 
 BUILD = Path("build/ssvi-uci")
-SETS = {  # file -> name in the published results
-    "concrete": "concrete",
-    "energy": "energy",
-    "kin8nm": "kin8nm",
-    "naval": "naval-propulsion-plant",
-    "power": "power-plant",
-    "protein": "protein-tertiary-structure",
-    "wine": "wine-quality-red",
-    "yacht": "yacht",
-}
 MODELS = {"SSVI 0.5": {"density": 0.5}, "dense VI": {"density": 1.0}}
 STEPS, WIDTH = 6_000, 30
 
@@ -55,18 +43,9 @@ def split(x: np.ndarray, y: np.ndarray, test: np.ndarray, fields: dict[str, Any]
     }
 
 
-def published(path: Path) -> dict[tuple[str, str, int], float]:
-    with gzip.open(path, "rt") as file:
-        rows = csv.DictReader(file)
-        return {(r["dataset"], r["quantity"], int(r["split"])): float(r["value"]) for r in rows}
-
-
-def lines_of(name: str, found: dict[str, list[dict[str, float]]], known: Any) -> list[dict[str, Any]]:
-    splits = len(found["SSVI 0.5"])
-    dropout = {
-        key: [known[SETS[name], quantity, k] for k in range(splits)]
-        for key, quantity in (("log-likelihood", "test_ll"), ("RMSE", "test_MC_rmse"))
-    }
+def lines_of(
+    name: str, found: dict[str, list[dict[str, float]]], dropout: dict[str, list[float]]
+) -> list[dict[str, Any]]:
     lines = []
     for model, results in found.items():
         line: dict[str, Any] = {"set": name, "model": model}
@@ -89,13 +68,12 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--data", type=Path, default=DATA)
     a = parser.parse_args()
-    folder = a.data / "uci"
-    if not folder.is_dir():
-        print(f"no data at {folder}; give the folder that holds uci/ with --data")
+    folder = data_folder(a.data, "uci")
+    if folder is None:
         return
     torch.set_num_threads(1)
-    known, lines = published(folder / "mc_dropout_reference.csv.gz"), []
-    for name in SETS:
+    lines: list[dict[str, Any]] = []
+    for name in UCI:
         with np.load(folder / f"{name}.npz") as file:
             x, y, tests = file["X"].astype(float), file["y"].astype(float), file["test_index"]
         found: dict[str, list[dict[str, float]]] = {model: [] for model in MODELS}
@@ -103,11 +81,11 @@ def main() -> None:
             for k in range(min(a.splits, len(tests))):
                 path = BUILD / f"{name}-{model}-{k}.json"
                 found[model].append(kept(path, partial(split, x, y, tests[k], fields, k)))
-        lines += lines_of(name, found, known)
+        lines += lines_of(name, found, published_dropout(folder, name, len(found["SSVI 0.5"])))
         print(*lines[-3:], sep="\n", flush=True)
     better = [v["set"] for v in lines if v["model"] == "SSVI 0.5" and v["log-likelihood less MC dropout's"] > 0]
     said = (
-        f"better mean log-likelihood than MC dropout on {len(better)} of {len(SETS)} sets: {', '.join(better)} (goal 6)"
+        f"better mean log-likelihood than MC dropout on {len(better)} of {len(UCI)} sets: {', '.join(better)} (goal 6)"
     )
     print(said)
     write("ssvi/sparse_uci", {"splits": a.splits, "goals": [said], "uci": lines})

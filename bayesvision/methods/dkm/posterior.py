@@ -121,6 +121,12 @@ class DKMPosterior(_Learned, Conditionable):
             posterior.known = posterior._with(posterior.known, *rows.take(places))
         return posterior
 
+    def _one_data_set(self, x: Any) -> tuple[Tensor, torch.dtype]:
+        rows, batch, dtype = self._rows(x)
+        if len(batch) != 1:
+            raise ValueError(f"x must be one data set [rows, columns], got batch axes {batch[:-1]}")
+        return rows, dtype
+
     def _with(self, known: Statistics, rows: Tensor, y: Tensor) -> Statistics:
         seen = self.model.machine(rows)
         return known.added(seen.a, y, self.model.output.weight(seen))
@@ -133,9 +139,7 @@ class DKMPosterior(_Learned, Conditionable):
         Raises:
             ValueError: other columns, targets of another shape, or numbers that are not finite.
         """
-        rows, batch, _ = self._rows(x)
-        if len(batch) != 1:
-            raise ValueError(f"x must be one data set [rows, columns], got batch axes {batch[:-1]}")
+        rows, _ = self._one_data_set(x)
         y = read_targets(y, rows)
         if tuple(y.shape) != (len(rows), *self.inputs.targets):
             raise ValueError(f"y must have the shape {(len(rows), *self.inputs.targets)}, got {tuple(y.shape)}")
@@ -173,9 +177,7 @@ class DKMPosterior(_Learned, Conditionable):
         Raises:
             ValueError: batch axes, other columns, or numbers that are not finite.
         """
-        rows, batch, dtype = self._rows(x)
-        if len(batch) != 1:
-            raise ValueError(f"x must be one data set [rows, columns], got batch axes {batch[:-1]}")
+        rows, dtype = self._one_data_set(x)
         mean, root = self.model.output.posterior(self.known)
         seen = self.model.machine(rows, whole=True)
         half = root.mT @ seen.a

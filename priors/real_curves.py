@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -33,6 +34,7 @@ class RealisticLearningCurves:
     """
 
     exact: float = 0.3
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)  # of the metric; the noise of a draw may pass them
 
     def __post_init__(self) -> None:
         if not 0 <= self.exact <= 1:

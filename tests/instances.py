@@ -24,7 +24,7 @@ from bayesvision import (
     Train,
 )
 from bayesvision.training.seeds import generator
-from priors import BayesianLinear, LearningCurves, LinearGaussian, RandomNetwork, programs
+from priors import BayesianLinear, LearningCurves, LinearGaussian, RandomNetwork, RealisticLearningCurves, programs
 
 FEATURES, ROWS, QUERIES = 2, 12, 7
 CONDITIONABLE, STORABLE, JOINT, LATENT = "conditionable", "storable", "joint", "latent"
@@ -93,6 +93,8 @@ class CurveInstance(Instance):
         task = self.prior.sample(1, 100, generator=torch.Generator().manual_seed(7))
         first = {1: 0, 3: 40, 2: 70}[seed]
         x, y = task.x[0, first : first + count].double(), task.y[0, first : first + count].double()
+        if self.scale is not None or hasattr(self.prior, "bounds"):
+            y = y.clamp(0, 1)  # the noise of a prior may pass the bounds of a metric
         return x * self.horizon / 100, y if self.scale is None else self.scale.transform.inv(y)
 
 
@@ -259,6 +261,7 @@ INSTANCES = (
         3,
     ),
     CurveInstance("lcpfn", CURVES, frozenset({CONDITIONABLE, STORABLE}), LearningCurves()),
+    CurveInstance("lcpfn-bounds", CURVES, frozenset({CONDITIONABLE, STORABLE}), RealisticLearningCurves()),
     CurveInstance(
         "lcpfn-scale",
         CURVES,

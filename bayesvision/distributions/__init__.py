@@ -11,6 +11,7 @@ from bayesvision.distributions.mixture import Mixture as Mixture
 from bayesvision.distributions.normal import Normal as Normal
 from bayesvision.distributions.student_t import StudentT as StudentT
 from bayesvision.distributions.transformed import TruncatedTransformed as TruncatedTransformed
+from bayesvision.distributions.transformed import within as within
 from bayesvision.distributions.weighted_draws import WeightedDraws as WeightedDraws
 
 Predictive = Continuous | Discrete

@@ -77,12 +77,12 @@ class Continuous(td.Distribution):
         Raises:
             ValueError: a level lies outside (0, 1).
         """
-        mean = self.mean
-        levels = torch.as_tensor(levels, dtype=torch.float64, device=mean.device)  # 1 - 1e-9 would be 1 in float32
+        like = self._value(0.0)
+        levels = torch.as_tensor(levels, dtype=torch.float64, device=like.device)  # 1 - 1e-9 would be 1 in float32
         if not ((levels > 0) & (levels < 1)).all():
             raise ValueError(f"levels must lie strictly between 0 and 1, got {levels.tolist()}")
         shape = levels.shape + (1,) * len(self.batch_shape)
-        return self.icdf(levels.reshape(shape).expand(levels.shape + self.batch_shape)).to(mean.dtype)
+        return self.icdf(levels.reshape(shape).expand(levels.shape + self.batch_shape)).to(like.dtype)
 
     def interval(self, mass: float) -> tuple[Float[Tensor, "*batch"], Float[Tensor, "*batch"]]:
         """Central interval `(lower, upper)` that holds the probability `mass`.

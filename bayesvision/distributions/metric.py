@@ -8,6 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributions import AffineTransform, ComposeTransform, SigmoidTransform
 
+from bayesvision.distributions.base import Continuous
+from bayesvision.distributions.transformed import TruncatedTransformed
+
 __all__ = ["MetricScale"]
 
 
@@ -75,6 +78,10 @@ class MetricScale:
         return ComposeTransform(
             [AffineTransform(-slope * low - 1, slope), SigmoidTransform(), AffineTransform(loc, scale)]
         )
+
+    def law(self, base: Continuous) -> TruncatedTransformed:
+        """The law of the metric, between its hard bounds, where u follows `base`."""
+        return TruncatedTransformed(base, self.transform, self.lower, self.upper, validate_args=False)
 
     def normalize(self, y: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """u(y) in float64; strictly inside the image of the real line, however large y is."""

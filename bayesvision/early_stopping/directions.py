@@ -74,7 +74,5 @@ def direction(
 
 
 def directed(scale: MetricScale | None, mode: Mode) -> MetricScale | None:
-    """The scale with that direction; without a scale the metric lies in [0, 1]."""
-    if scale is None:
-        return MetricScale(0.0, 1.0, minimize=True) if mode == "min" else None
-    return dataclasses.replace(scale, minimize=mode == "min")
+    """The scale with that direction, if there is a scale."""
+    return None if scale is None else dataclasses.replace(scale, minimize=mode == "min")

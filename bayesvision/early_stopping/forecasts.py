@@ -1,7 +1,5 @@
 """`RunForecaster`: many runs under way, whose new readings one network takes in together."""
 
-import bisect
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,19 +10,20 @@ from torch import Tensor
 from bayesvision.core.modules import share
 from bayesvision.distributions import Continuous
 from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.reader import bounded
+from bayesvision.early_stopping.readings import READINGS, clocked, looked_at, origin, steps_ahead
 
-__all__ = ["Band", "Final", "RunForecaster", "readings", "steps_ahead"]
+__all__ = ["Band", "Final", "RunForecaster"]
 
-READINGS = 100  # of a run are looked at, at most
 BATCH = 256  # runs that go through the network at once
-KEPT = 512  # runs whose keys and values are kept; the others are read again when they grow
+MEMORY = 1 << 30  # bytes of keys and values that are kept; the other runs are read again when they grow
 Readings = tuple[Sequence[float], Sequence[float]]
 
 
 class Final(NamedTuple):
-    """Predictive mean at the horizon, and the ends of a central interval."""
+    """Predictive median at the horizon, and the ends of a central interval."""
 
-    mean: float
+    median: float
     lower: float
     upper: float
 
@@ -39,53 +38,49 @@ class Band(NamedTuple):
 class _Seen(NamedTuple):
     """What the network has read of a run, and what that left: its last state, and its keys and values while kept."""
 
-    steps: list[float]
+    steps: list[float]  # by the clock of the run
     values: list[float]
+    kept: int  # of these the keys and values are kept; the latest may be read for now only
+    last: float  # step of the latest reading
     count: int  # readings of the run, those that were not looked at included
+    start: float  # where its clock starts
     state: Tensor
     cache: Tensor | None  # [layers, 2, heads, tokens, size]
 
 
-def readings(steps: Sequence[float], horizon: float) -> list[int]:
-    """Places of the readings to look at: the first one in each hundredth of the horizon."""
-    places, k = [], 0
-    while k < len(steps):  # from one to the next by bisection: a run may have many more
-        places.append(k)
-        tick = math.floor(steps[k] * READINGS / horizon + 1e-9)
-        k = bisect.bisect_left(steps, (tick + 1 - 1e-9) * horizon / READINGS, k + 1)
-    return places
+class _New(NamedTuple):
+    """A run that has to be read."""
 
-
-def steps_ahead(step: float, count: int, horizon: float, points: int = READINGS) -> list[float]:
-    """Steps from `step` to the horizon, as far apart as the `count` seen, and at most `points` of them."""
-    stride = max(step / count, horizon / READINGS)
-    number = max(0, math.ceil((horizon - step) / stride - 1e-9) - 1)
-    steps = [*(step + stride * (k + 1) for k in range(number)), horizon]
-    if len(steps) <= points:
-        return steps
-    places = torch.linspace(0, len(steps) - 1, points).round().long().tolist()
-    return [steps[k] for k in places]
+    name: str
+    steps: list[float]
+    values: list[float]
+    kept: int
+    last: float
+    count: int
+    start: float
 
 
 class RunForecaster:
     """Runs of different lengths, each conditioned on as far as it came; those of equal length go in one batch.
 
-    A new reading of a run costs one token, as in `condition`; a run whose past changed is read again.
+    A new reading of a run costs one token, as in `condition`; a run whose past changed is read again. Each run has a
+    clock of its own (`readings.origin`), and up to 100 readings of it are all read.
 
     Args:
         posterior: an `LCPFNPosterior` that has seen no curve.
         horizon: last step of a run.
         scale: units of the metric; None for one in [0, 1] where larger is better.
+        memory: bytes of keys and values to keep.
 
     Raises:
         ValueError: the posterior is of another kind, or the horizon is not positive.
     """
 
-    def __init__(self, posterior: Any, horizon: float, scale: MetricScale | None = None) -> None:
+    def __init__(self, posterior: Any, horizon: float, scale: MetricScale | None = None, memory: int = MEMORY) -> None:
         if not hasattr(posterior, "with_metric"):
             raise ValueError(f"posterior must extrapolate learning curves (an LCPFN), got {type(posterior).__name__}")
         self.posterior = posterior.with_metric(float(horizon), scale)
-        self.horizon, self.scale = float(horizon), scale
+        self.horizon, self.scale, self.memory = float(horizon), scale, memory
         self._seen: dict[str, _Seen] = {}
 
     @property
@@ -111,36 +106,47 @@ class RunForecaster:
         Raises:
             ValueError: as in `LCPFNPosterior.condition`.
         """
-        groups: dict[tuple[int, int], list[tuple[str, list[float], list[float], int]]] = {}
+        groups: dict[tuple[int, int, bool], list[_New]] = {}
         for name, (steps, values) in runs.items():
-            rows = readings(steps, self.horizon)
-            x, y = [steps[k] for k in rows], [values[k] for k in rows]
-            old = self._seen.get(name)
-            if not rows or (old is not None and (old.steps, old.values) == (x, y)):
+            if not steps:
                 continue
-            known = 0 if old is None or old.cache is None else len(old.steps)
-            if old is not None and (old.steps, old.values) != (x[:known], y[:known]):
-                known = 0
-            groups.setdefault((known, len(rows)), []).append((name, x, y, len(steps)))
-        for (known, _), group in groups.items():
+            new, old = self._new(name, steps, values), self._seen.get(name)
+            if old is not None and (old.steps, old.values) == (new.steps, new.values):
+                continue
+            known = 0 if old is None or old.cache is None else min(old.kept, new.kept)
+            if known and old is not None:
+                same = (old.steps[:known], old.values[:known]) == (new.steps[:known], new.values[:known])
+                known = known if same and known == old.kept else 0
+            groups.setdefault((known, new.kept, len(new.steps) > new.kept), []).append(new)
+        for (known, _, _), group in groups.items():
             for k in range(0, len(group), BATCH):
                 self._extend(group[k : k + BATCH], known)
         self._shrink()
 
-    def _extend(self, group: list[tuple[str, list[float], list[float], int]], known: int) -> None:
+    def _new(self, name: str, steps: Sequence[float], values: Sequence[float]) -> _New:
+        start = origin(steps, self.horizon)
+        rows, kept = looked_at(len(steps))
+        x = clocked([steps[k] for k in rows], start, self.horizon)
+        return _New(name, x, [values[k] for k in rows], kept, steps[-1], len(steps), start)
+
+    def _extend(self, group: list[_New], known: int) -> None:
         """Condition runs of equal length, the first `known` rows of which were read before."""
-        x, y = (torch.tensor([run[k] for run in group], dtype=torch.float64) for k in (1, 2))
-        base = self.posterior
+        x = torch.tensor([run.steps for run in group], dtype=torch.float64).clamp(max=self.horizon)
+        y = torch.tensor([run.values for run in group], dtype=torch.float64)
+        base, kept = self.posterior, group[0].kept
         if known:
-            old = [self._seen[run[0]] for run in group]
+            old = [self._seen[run.name] for run in group]
             base = self._standing(x[:, :known], y[:, :known], [seen.state for seen in old])
             layers = torch.stack([seen.cache for seen in old if seen.cache is not None]).unbind(1)
             base.memory.store(tuple((pair[:, 0], pair[:, 1]) for pair in layers))
-        new = base.condition(x[:, known:].unsqueeze(-1), y[:, known:])
-        cache = torch.stack([torch.stack(pair, 1) for pair in new.memory.cache], 1)
-        for k, (name, steps, values, count) in enumerate(group):
-            self._seen.pop(name, None)  # the order of the dictionary tells who reported last
-            self._seen[name] = _Seen(steps, values, count, new.state[k].clone(), cache[k].clone())
+        if kept > known:
+            base = base.condition(x[:, known:kept].unsqueeze(-1), y[:, known:kept])
+        cache = torch.stack([torch.stack(pair, 1) for pair in base.memory.cache], 1)
+        if x.shape[1] > kept:
+            base = base.condition(x[:, kept:].unsqueeze(-1), y[:, kept:])
+        for k, new in enumerate(group):
+            self._seen.pop(new.name, None)  # the order of the dictionary tells who reported last
+            self._seen[new.name] = _Seen(*new[1:], base.state[k].clone(), cache[k].clone())
 
     def _standing(self, x: Tensor, y: Tensor, states: list[Tensor]) -> Any:
         """A batch of posteriors as they stand, without keys and values."""
@@ -149,9 +155,13 @@ class RunForecaster:
         return posterior
 
     def _shrink(self) -> None:
-        kept = [name for name, seen in self._seen.items() if seen.cache is not None]
-        for name in kept[: max(0, len(kept) - KEPT)]:
-            self._seen[name] = self._seen[name]._replace(cache=None)
+        spent = sum(seen.cache.nbytes for seen in self._seen.values() if seen.cache is not None)
+        for name, seen in self._seen.items():
+            if spent <= self.memory:
+                break
+            if seen.cache is not None:
+                spent -= seen.cache.nbytes
+                self._seen[name] = seen._replace(cache=None)
 
     def forget(self, names: Sequence[str]) -> None:
         """Drop runs."""
@@ -165,14 +175,21 @@ class RunForecaster:
             x, y = (torch.tensor([[v[-1]] for v in rows]).double() for rows in zip(*[s[:2] for s in seen], strict=True))
             yield names[k : k + BATCH], self._standing(x, y, [s.state for s in seen])
 
-    def _ahead(self, names: Sequence[str], points: int) -> Float[Tensor, "runs points 1"]:
-        """Steps to ask for, where a shorter list repeats its last entry, the horizon."""
-        steps = []
-        for name in names:
-            seen = self._seen[name]
-            steps.append(steps_ahead(seen.steps[-1], seen.count, self.horizon, points))
+    def _predict(self, posterior: Any, ahead: Tensor) -> Any:
+        return bounded(posterior.predict(ahead.clamp(max=self.horizon)), self.scale)
+
+    def _steps(self, name: str, points: int = READINGS) -> list[float]:
+        """Steps of a run to come."""
+        seen = self._seen[name]
+        return steps_ahead(seen.last, seen.count, self.horizon, seen.start, points)
+
+    def _ahead(self, names: Sequence[str], steps: list[list[float]]) -> Float[Tensor, "runs points 1"]:
+        """Steps to ask for on each run's clock, where a shorter list repeats its last entry, the horizon."""
         most = max(map(len, steps))
-        padded = [[*s, *([self.horizon] * (most - len(s)))] for s in steps]
+        padded = [
+            clocked([*s, *([self.horizon] * (most - len(s)))], self._seen[name].start, self.horizon)
+            for name, s in zip(names, steps, strict=True)
+        ]
         return torch.tensor(padded, dtype=torch.float64).unsqueeze(-1)
 
     @torch.no_grad()
@@ -180,7 +197,7 @@ class RunForecaster:
         """For each run the largest probability, over `points` steps to come, that it is better than `best`."""
         found: dict[str, float] = {}
         for some, posterior in self._batches(names):
-            law: Continuous = posterior.predict(self._ahead(some, points))
+            law: Continuous = self._predict(posterior, self._ahead(some, [self._steps(n, points) for n in some]))
             better = law.cdf(law.mean.new_tensor(best)) if self.minimize else law.probability_above(best)
             found |= zip(some, better.amax(-1).tolist(), strict=True)
         return found
@@ -190,9 +207,9 @@ class RunForecaster:
         """For each run the prediction at the horizon, with the central interval of probability `mass`."""
         found: dict[str, Final] = {}
         for some, posterior in self._batches(names):
-            law: Continuous = posterior.predict(torch.full((len(some), 1, 1), self.horizon, dtype=torch.float64))
-            lower, upper = law.interval(mass)
-            ends = [v[..., 0].tolist() for v in (law.mean, lower, upper)]
+            law: Continuous = self._predict(posterior, torch.full((len(some), 1, 1), self.horizon, dtype=torch.float64))
+            levels = torch.tensor([0.5, (1 - mass) / 2, (1 + mass) / 2], dtype=torch.float64)
+            ends = [v[..., 0].tolist() for v in law.quantile(levels)]
             found |= {name: Final(*values) for name, *values in zip(some, *ends, strict=True)}
         return found
 
@@ -202,19 +219,18 @@ class RunForecaster:
         found: dict[str, Band] = {}
         wanted = torch.tensor(levels, dtype=torch.float64)
         for some, posterior in self._batches(names):
-            ahead = self._ahead(some, points)
-            quantiles = posterior.predict(ahead).quantile(wanted).movedim(0, 1)
-            for name, steps, curves in zip(some, ahead.squeeze(-1).tolist(), quantiles, strict=True):
-                count = steps.index(self.horizon) + 1
-                found[name] = Band(steps[:count], curves[:, :count].tolist())
+            steps = [self._steps(name, points) for name in some]
+            quantiles = self._predict(posterior, self._ahead(some, steps)).quantile(wanted).movedim(0, 1)
+            for name, own, curves in zip(some, steps, quantiles, strict=True):
+                found[name] = Band(own, curves[:, : len(own)].tolist())
         return found
 
     @torch.no_grad()
     def fan(self, name: str) -> tuple[Float[Tensor, " points"], Continuous]:
         """Steps to come of one run, and the predictive distribution at each."""
-        seen = self._seen[name]
+        seen, steps = self._seen[name], self._steps(name)
         x, y = (torch.tensor(v, dtype=torch.float64) for v in (seen.steps, seen.values))
         posterior = self._standing(x, y, [seen.state])
         posterior.state = seen.state
-        ahead = torch.tensor(steps_ahead(seen.steps[-1], seen.count, self.horizon), dtype=torch.float64)
-        return ahead, posterior.predict(ahead)
+        ahead = torch.tensor(clocked(steps, seen.start, self.horizon), dtype=torch.float64)
+        return torch.tensor(steps, dtype=torch.float64), self._predict(posterior, ahead)

@@ -1,5 +1,6 @@
 """What the adapters to other frameworks share: a metric's direction, and reports that never end a training."""
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping
@@ -10,32 +11,7 @@ from bayesvision.early_stopping.directions import Mode, directed, direction, kno
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
 
-__all__ = ["FailSafe", "Monitor", "check_metric", "check_scale"]
-
-
-def check_metric(metric: str, mode: Mode | None, scale: MetricScale | None) -> Mode:
-    """The direction of a metric.
-
-    Raises:
-        ValueError: it is not known, or as in `check_scale` where no `mode` is told.
-    """
-    found, _ = direction(metric, mode, scale)
-    if mode is None:
-        check_scale(metric, scale)
-    return found
-
-
-def check_scale(metric: str, scale: MetricScale | None) -> None:
-    """Refuse a metric that is called a loss and has no scale.
-
-    Raises:
-        ValueError: such a metric.
-    """
-    if scale is None and known_direction(metric) == "min":
-        raise ValueError(
-            f"{metric!r} looks like a loss, and without a scale a metric lies in [0, 1]; "
-            "say scale=MetricScale(lower, upper, soft_lower, soft_upper, minimize=True)"
-        )
+__all__ = ["FailSafe", "Monitor"]
 
 
 class FailSafe:
@@ -65,14 +41,15 @@ class Monitor:
     Args:
         metric: name of the metric; None if the framework knows it.
         horizon: steps of a whole training; what the framework was told if left out.
-        scale: units of the metric; None for one in [0, 1].
+        scale: units of the metric; without it a score lies in [0, 1], and a loss is measured between 0 and its first
+            value.
         rule: a rule that other runs report to as well, in place of `horizon` and `scale`.
         run: name of this training in such a rule.
         mode: `min` or `max`, which way the metric gets better; left out, its scale or a well-known name tells it.
 
     Raises:
-        ValueError: a metric whose direction is not known, a loss without a scale, a rule together with `horizon`,
-            `scale` or `mode`, with another direction than the metric's name, or without `run`.
+        ValueError: a metric whose direction is not known, a rule together with `horizon`, `scale` or `mode`, with
+            another direction than the metric's name, or without `run`.
     """
 
     def __init__(
@@ -101,7 +78,7 @@ class Monitor:
 
     def _check(self, metric: str, mode: Mode | None) -> Mode:
         if self.rule is None or not self.shared:
-            return check_metric(metric, mode, self.scale)
+            return direction(metric, mode, self.scale)[0]
         told: Mode = "min" if self.rule.minimize else "max"
         if known_direction(metric) not in (None, told):
             raise ValueError(
@@ -130,12 +107,28 @@ class Monitor:
         if self.metric is None:
             raise ValueError("the metric must be named before a training begins")
         found = self._check(self.metric, mode if self.mode is None else self.mode)
-        if self.mode is None:
-            check_scale(self.metric, self.scale)
-        self.rule = StoppingRule(horizon, directed(self.scale, found), learn=0, audit=0.0)
+        self.rule = StoppingRule(horizon, directed(self.scale, found), learn=0, audit=0.0, mode=found)
         if self._saved is not None:
             self.rule.load_state_dict(self._saved)
             self._saved = None
+
+    def reset(self) -> None:
+        """Forget the training before; a shared rule stays."""
+        if not self.shared:
+            self.rule = None
+
+    @property
+    def silent(self) -> bool:
+        """Whether a training of its own ended without a single value of the metric."""
+        return not self.shared and self.rule is not None and math.isnan(self.rule.best) and not self._cautious.warned
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Monitor":
+        """A copy that reports to the same rule, if the rule is shared."""
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        shared = {"rule"} if self.shared else set[str]()
+        vars(new).update({k: v if k in shared else copy.deepcopy(v, memo) for k, v in vars(self).items()})
+        return new
 
     def report(self, step: float, metrics: Mapping[str, Any]) -> bool:
         """Whether the training should stop after these metrics at a step; never raises."""

@@ -11,12 +11,14 @@ from jaxtyping import Float, Shaped
 
 from bayesvision.core.checks import LARGEST
 from bayesvision.distributions import Mixture, Normal, TruncatedTransformed
+from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.replay import Curves, Runs, Stopper, bests, lengths
 from bayesvision.early_stopping.threshold import RECENT, TOP, best_level, costs
 
 __all__ = ["Chances", "Forecast", "Hyperband", "NoStopping", "Patience", "SuccessiveHalving"]
 
 CHUNK = 1 << 18  # forecasts that are made at once
+SMALL = 1e-6  # mass that a law keeps between the bounds at least
 GRID = 40  # values to beat that the chances are tabulated at, of each kind
 
 
@@ -259,6 +261,9 @@ class Chances:
         shape = *curves.shape, len(asked), posterior.method.components
         self.parts = torch.zeros(3, *shape)  # weights, means and standard deviations in the units of the network
         self.parts[2] = 1
+        self.tail = torch.zeros(shape[:-1])  # mass beyond the best value that the metric can take
+        self.mass = torch.ones(shape[:-1])  # mass between its bounds
+        self.ends = _ends(posterior.scale)
         for runs, columns in _alike(self.there):
             size = max(1, CHUNK // (len(columns) * len(asked)))
             for k in range(0, len(runs), size):
@@ -274,6 +279,9 @@ class Chances:
         parts = law.weights, law.component_distribution.mean, law.component_distribution.stddev
         for place, part in zip(self.parts, parts, strict=True):
             place[runs, columns] = part[:, 1:].float()  # the empty prefix comes first
+        beyond = law.probability_above(self.ends[1])[:, 1:]
+        self.tail[runs, columns] = beyond.float()
+        self.mass[runs, columns] = (1 - law.cdf(self.ends[0])[:, 1:] - beyond).clamp(min=SMALL).float()
 
     @torch.no_grad()
     def better(self, runs: Runs, best: Float[np.ndarray, "orders steps"]) -> Float[np.ndarray, "orders steps"]:
@@ -282,10 +290,18 @@ class Chances:
         law: Any = Mixture.of(Normal(means, stddevs, validate_args=False), weights.log())
         value = torch.as_tensor(np.where(np.isfinite(best), best, -LARGEST)).unsqueeze(-1)
         if self.scale is not None:
-            law = TruncatedTransformed(law, self.scale.transform)
-        minimize = self.scale is not None and self.scale.minimize
-        p = law.cdf(-value) if minimize else law.probability_above(value)
-        return p.where(self.ahead, torch.zeros_like(p)).amax(-1).numpy()
+            value = self.scale.normalize(-value if self.scale.minimize else value)
+        rows = torch.as_tensor(runs)
+        p = ((law.probability_above(value) - self.tail[rows]) / self.mass[rows]).clamp(0, 1)
+        return p.where(self.ahead & (value < self.ends[1]), torch.zeros_like(p)).amax(-1).numpy()
+
+
+def _ends(scale: MetricScale | None) -> tuple[float, float]:
+    """The worst and the best value that a metric can take, in the units of the network."""
+    if scale is None:
+        return 0.0, 1.0
+    worst, best = scale.normalize(torch.tensor([scale.lower, scale.upper], dtype=torch.float64)).sort().values.tolist()
+    return worst, best
 
 
 def _alike(there: Shaped[np.ndarray, "runs steps"]) -> list[tuple[list[int], np.ndarray]]:

@@ -1,38 +1,36 @@
 """`StoppingRule`: stops runs that are unlikely to beat the best one, over any posterior that extrapolates curves."""
 
 import hashlib
-import itertools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
 from bayesvision import plots
+from bayesvision.core.checks import check_count
 from bayesvision.core.data import Data
-from bayesvision.distributions import Continuous
 from bayesvision.distributions.metric import MetricScale
-from bayesvision.early_stopping.forecasts import READINGS, readings, steps_ahead
+from bayesvision.early_stopping.directions import Mode
+from bayesvision.early_stopping.reader import Reader
+from bayesvision.early_stopping.readings import is_due, origin
 from bayesvision.early_stopping.runs import CurvePosterior, Decision, Forecaster, Report, Run
-from bayesvision.early_stopping.threshold import RECENT, TOP, Record, best_level
+from bayesvision.early_stopping.threshold import Record, learned_level
+from bayesvision.early_stopping.units import FIRST, learned_scale, remark
 from bayesvision.io.checkpoints import find
 
 __all__ = ["CurvePosterior", "Forecaster", "RunState", "StoppingRule"]
 
-RunState = Literal["running", "stopped", "complete"]
+RunState = Literal["running", "stopped", "complete", "failed"]
 CLOSE = 1e-4  # two probabilities that rounding might swap
-POINTS = 12  # steps to come that a run which has ended is looked at, from each of its readings
-REMEMBERED = 256  # runs whose conditioned posterior is kept; the others are read again when they report
 
 
 class StoppingRule:
     """Stops run r at step T when P(y_t' > best) <= delta for every t' in (T, horizon] (arXiv 2310.20447, section 5.3).
 
-    `best` is the best value of any run so far, this one included. A fraction `audit` of the runs goes on although the
-    rule would stop them, so that `report()` can tell what stopping costs.
+    `best` is the best value of any run so far, this one included, and failed ones aside. A fraction `audit` of the runs
+    goes on although the rule would stop them, so that `report()` can tell what stopping costs.
 
     The level delta is learned, which is also how the rule falls back where the forecasts are wrong or stopping does not
     pay: the first `learn` runs are never stopped, and once so many have gone their whole way the level is the one that
@@ -40,13 +38,18 @@ class StoppingRule:
     (`bayesvision.early_stopping.threshold.best_level`), each of them stopped as the posterior would have had it. Level
     0 stops nothing. Until then, or with `learn=0`, it is `delta`.
 
+    The clock of a run starts where the run does: as far before its first report as the second one comes after it.
+    A report at or before a step that was there is of a run that went on from a checkpoint, or began anew: it replaces
+    everything from its step on.
+
     Example:
         >>> rule = bv.StoppingRule(horizon=100)
         >>> rule.update("run 1", step=1, value=0.41).stop
 
     Args:
         horizon: last step of a run that is not stopped.
-        scale: units of the metric; None for one in [0, 1] where larger is better.
+        scale: units of the metric; without it a metric to be maximised lies in [0, 1], and a loss is measured between 0
+            and what the first runs start with.
         posterior: a `CurvePosterior`, a shipped name or a checkpoint file.
         delta: level before it is learned.
         learn: runs that are never stopped, the first ones; with 0, and for a posterior without `forecasts`, the level
@@ -55,9 +58,10 @@ class StoppingRule:
         at: fractions of the horizon to decide at, each at the first report that reaches it; all reports if left out.
         audit: fraction of the runs that are never stopped.
         seed: of the choice of audited runs, which depends on nothing else but the run's name.
+        mode: `min` or `max`, which way the metric gets better; that of the scale if left out, and `max` without one.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: an argument is out of range, or `mode` is not that of the scale.
     """
 
     def __init__(
@@ -71,38 +75,46 @@ class StoppingRule:
         at: Sequence[float] | None = None,
         audit: float = 0.05,
         seed: int = 0,
+        mode: Mode | None = None,
     ) -> None:
-        if not 0 < delta < 1:
-            raise ValueError(f"delta must lie strictly between 0 and 1, got {delta!r}")
-        if isinstance(learn, bool) or not isinstance(learn, int) or learn < 0:
-            raise ValueError(f"learn must be a number of runs, or 0 for a fixed level, got {learn!r}")
-        if not 0 <= audit <= 1:
-            raise ValueError(f"audit must lie in [0, 1], got {audit!r}")
-        if isinstance(least, bool) or not isinstance(least, int) or least < 1:
-            raise ValueError(f"least must be a whole number of at least 1, got {least!r}")
-        if at is not None and not all(0 < a <= 1 for a in at):
-            raise ValueError(f"at must hold fractions of the horizon in (0, 1], got {at!r}")
+        check_count("learn", learn, 0)
+        check_count("least", least)
         if not (isinstance(horizon, int | float) and 0 < horizon < math.inf):
             raise ValueError(f"horizon must be a positive number of steps, got {horizon!r}")
+        if not 0 < delta < 1 or not 0 <= audit <= 1:
+            raise ValueError(f"delta must lie in (0, 1) and audit in [0, 1], got {delta!r} and {audit!r}")
+        if not all(0 < a <= 1 for a in at or ()):
+            raise ValueError(f"at must hold fractions of the horizon in (0, 1], got {at!r}")
+        if mode not in (None, "min", "max"):
+            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+        if scale is not None and mode is not None and scale.minimize != (mode == "min"):
+            raise ValueError(f"mode={mode!r} contradicts the scale, which says minimize={scale.minimize}")
         model: Any = find(posterior) if isinstance(posterior, str) else posterior
         if not isinstance(model, CurvePosterior):
             raise ValueError(f"posterior must extrapolate learning curves (an LCPFN), got {type(model).__name__}")
-        self.posterior = model.with_metric(float(horizon), scale)
-        self.horizon, self.scale, self.delta, self.least, self.at = float(horizon), scale, delta, least, at
+        self._own_units = scale is None and mode == "min"
+        self._model = model
+        self.horizon, self.delta, self.least, self.at = float(horizon), delta, least, at
+        self.reader = Reader(model, self.horizon, learned_scale([1.0], 0.0) if self._own_units else scale)
         self.learn = learn if isinstance(model, Forecaster) else 0
         self.audit, self.seed = audit, seed
         self._runs: dict[str, Run] = {}
         self._level: tuple[tuple[str, ...], float] | None = None  # learned from these runs
 
     @property
+    def scale(self) -> MetricScale | None:
+        """Units of the metric, as told or as learned so far."""
+        return self.reader.scale
+
+    @property
     def minimize(self) -> bool:
         """Whether smaller values are better."""
-        return self.scale is not None and self.scale.minimize
+        return self.reader.minimize
 
     @property
     def best(self) -> float:
-        """The best value of any run so far; NaN before the first."""
-        values = [v for run in self._runs.values() for v in run.values]
+        """The best value of any run so far, failed ones aside; NaN before the first."""
+        values = [v for run in self._runs.values() if not run.failed for v in run.values]
         return (min if self.minimize else max)(values) if values else math.nan
 
     @property
@@ -120,43 +132,25 @@ class StoppingRule:
         if not self.learn or sum(run.whole for run in ended.values()) < self.learn:
             return self.delta
         if self._level is None or self._level[0] != tuple(ended):
-            self._level = tuple(ended), self._learned(list(ended.values()))
+            level = learned_level(list(ended.values()), self._record, self.minimize)
+            self._level = tuple(ended), level
         return self._level[1]
 
     @torch.no_grad()
-    def _learned(self, ended: list[Run]) -> float:
-        """The best level for the runs that have ended, had each of them come last."""
-        sign = -1.0 if self.minimize else 1.0
-        best = max(sign * v for run in ended for v in run.values)
-        spent = [self._record(run).costs(best) for run in ended[-RECENT:]]
-        ranked = sorted(ended, key=lambda run: -max(sign * v for v in run.values))
-        pairs = ((run, other) for run, other in itertools.pairwise(ranked) if run.whole)
-        found = (self._record(run).lowest(max(sign * v for v in other.values)) for run, other in pairs)
-        lowest = list(itertools.islice((p for p in found if not math.isnan(p)), TOP))
-        return float(best_level(np.array(lowest), np.stack(spent)))
-
     def _record(self, run: Run) -> Record:
         """What the posterior would have said after each reading of a run, asked for once."""
         if run.record is None:
-            sign, rows = -1.0 if self.minimize else 1.0, readings(run.steps, self.horizon)
-            x = torch.tensor([run.steps[k] for k in rows], dtype=torch.float64).unsqueeze(-1)
-            y = torch.tensor([run.values[k] for k in rows], dtype=torch.float64)
-            at = self.horizon * torch.arange(1, POINTS + 1, dtype=torch.float64) / POINTS
-            model: Any = self.posterior
-            steps = x[:, 0].numpy()
-            decided = (np.arange(1, len(rows) + 1) >= self.least) & (steps < self.horizon)
-            due = [self._due(before, step) for before, step in itertools.pairwise([0.0, *steps.tolist()])]
-            decided &= np.array(due)
-            steps[-1] = run.steps[-1]
-            tops = (sign * y).cummax(0).values.numpy()
-            run.record = Record(model.forecasts(x, y, at), at > x, steps, tops, decided, self.minimize)
+            start = origin(run.steps, self.horizon)
+            run.record = self.reader.record(
+                run, lambda before, step: is_due(before, step, start, self.horizon, self.at), self.least
+            )
         return run.record
 
     def update(self, run: Hashable, step: float, value: float) -> Decision:
         """Take in the value of a run at a step, and decide; the same reports in the same order decide the same.
 
-        A step that was reported before is replaced. A value that is not finite stops the run. Steps may be skipped or
-        come late; of more than 100 steps to the horizon, about 100 are read.
+        A step at or before the last one replaces everything from there on. A value that is not finite stops the run.
+        Steps may be skipped; up to 100 readings are all read, and of more an even part with the latest.
 
         Raises:
             ValueError: the step is not in (0, horizon], or the value is outside the bounds of the scale.
@@ -166,10 +160,33 @@ class StoppingRule:
         if not self._is_number(step, value):
             state.stopped = step
             return self._diverged(step, value)
-        previous = state.steps[-1] if state.steps else 0.0
-        state.insert(step, value)
+        state.put(step, value)
         self._level = None
-        return self._consider(str(run), state, previous, step)
+        self._learn_units()
+        return self._consider(str(run), state, step)
+
+    def fail(self, run: Hashable) -> None:
+        """A run broke off: its curve is kept, and sets no best unless the run reports again."""
+        if str(run) in self._runs:
+            self._runs[str(run)].failed, self._level = True, None
+
+    def resume(self, run: Hashable) -> None:
+        """A run that broke off comes back."""
+        if str(run) in self._runs:
+            self._runs[str(run)].failed, self._level = False, None
+
+    def _learn_units(self) -> None:
+        """Measure a loss between 0 and what the first runs started with, where no scale was told."""
+        runs = [run for run in self._runs.values() if run.values]
+        if not self._own_units or not runs:
+            return
+        least = min(min(run.values) for run in runs)
+        scale = learned_scale([run.values[0] for run in runs[:FIRST]], least)
+        if scale != self.scale:
+            self.reader, self._level = Reader(self._model, self.horizon, scale), None
+            for run in self._runs.values():
+                run.record = None
+                run.forget()
 
     def _is_number(self, step: float, value: float) -> bool:
         """Whether a report can be read, or else is one of a run that diverged; an error if it is neither."""
@@ -188,12 +205,15 @@ class StoppingRule:
     def _diverged(self, step: float, value: float) -> Decision:
         return Decision(True, f"the value is {value} at step {step:g}: the run diverged", 0.0, math.nan, step)
 
-    def _consider(self, name: str, state: Run, previous: float, step: float) -> Decision:
-        """Decide, if the reading at `step` after the one at `previous` is one to decide at."""
+    def _consider(self, name: str, state: Run, step: float) -> Decision:
+        """Decide, if the reading at `step`, the latest, is one to decide at."""
         if step >= self.horizon:
-            state.posterior, state.read, state.whole, state.stopped = None, 0, True, None
+            state.whole, state.stopped = True, None
+            state.forget()
             return Decision(False, "the run reached the horizon", math.nan, state.values[-1], step)
-        if step <= previous or not self._due(previous, step):
+        start = origin(state.steps, self.horizon)
+        before = state.steps[-2] if len(state.steps) > 1 else start
+        if not is_due(before, step, start, self.horizon, self.at):
             return Decision(False, "not a step to decide at", math.nan, math.nan, step)
         if len(state.steps) < self.least:
             return Decision(False, f"fewer than {self.least} readings", math.nan, math.nan, step)
@@ -214,8 +234,9 @@ class StoppingRule:
         if len(steps) != held:
             known.record, self._level = None, None
         known.steps, known.values = steps, values
-        known.whole = state == "complete"
-        known.stopped = (steps[-1] if steps else 0.0) if state == "stopped" else None
+        known.whole, known.failed = state == "complete", state == "failed"
+        known.stopped = max((s for s in curve if s <= self.horizon), default=0.0) if state == "stopped" else None
+        self._learn_units()
 
     def judge(self, run: Hashable, curve: Mapping[float, float]) -> Decision:
         """Decide on a run by its curve so far and by those that `take` was given, whatever was decided before.
@@ -231,71 +252,46 @@ class StoppingRule:
         step, value = map(float, max(curve.items()))
         if not self._is_number(step, value):
             return self._diverged(step, value)
-        state = self._runs[str(run)]
-        return self._consider(str(run), state, state.steps[-2] if len(state.steps) > 1 else 0.0, step)
+        return self._consider(str(run), self._runs[str(run)], step)
 
     @property
     def _range(self) -> tuple[float, float]:
+        if self._own_units:
+            return -math.inf, math.inf
         return (self.scale.lower, self.scale.upper) if self.scale else (0.0, 1.0)
 
     def _is_valid(self, value: float) -> bool:
         slack = 1e-6 * max(1.0, abs(value))
         return math.isfinite(value) and self._range[0] - slack <= value <= self._range[1] + slack
 
-    def _due(self, previous: float, step: float) -> bool:
-        """Whether the step passes a fraction to decide at."""
-        if self.at is None:
-            return self._tick(step) > self._tick(previous)
-        return any(previous < a * self.horizon <= step for a in self.at)
-
-    def _tick(self, step: float) -> int:
-        """Number of the reading that a step belongs to, from 0 to 100 at the horizon."""
-        return math.floor(step * READINGS / self.horizon + 1e-9)
-
-    def _read(self, state: Run) -> Any:
-        """The posterior that has seen the run, which costs one token for each new reading."""
-        if state.posterior is None:
-            held = [r for r in self._runs.values() if r.posterior is not None]
-            for other in held[: max(0, len(held) - REMEMBERED + 1)]:
-                other.posterior, other.read = None, 0
-            state.posterior, state.read = self.posterior, 0
-        steps, ticks = state.steps, [self._tick(s) for s in state.steps]
-        rows = [k for k in range(state.read, len(steps)) if k == 0 or ticks[k] > ticks[k - 1]]
-        if rows:
-            state.posterior = state.posterior.condition([steps[k] for k in rows], [state.values[k] for k in rows])
-        state.read = len(steps)
-        return state.posterior
-
-    def _ahead(self, step: float, readings: int) -> Tensor:
-        """Steps to come, as far apart as those seen but at most 100 of them, and the horizon."""
-        return torch.tensor(steps_ahead(step, readings, self.horizon), dtype=torch.float64)
-
     @torch.no_grad()
     def _decide(self, name: str, state: Run, step: float) -> Decision:
-        ahead, best = self._ahead(step, len(state.steps)), self.best
-        law, p = self._forecast(state, ahead, best)
-        final = float(law.mean[-1])
+        ahead, best = self.reader.ahead(state), self.best
+        law = self.reader.law(state, ahead, self._runs.values())
+        p, final = self.reader.chance(law, best), float(law[-1].quantile(0.5))
         level = self._level_for(state)
         if abs(p - level) < CLOSE:  # rounding depends on what was read in one go: read it all at once
-            state.posterior, state.read = None, 0
-            _, p = self._forecast(state, ahead, best)
+            state.forget()
+            p = self.reader.chance(self.reader.law(state, ahead), best)
         if level <= 0:
             return Decision(False, "stopping would have cost too much among the runs that ended", p, final, step)
         if p > level:
-            return Decision(False, f"it may beat {best:.6g} (probability {p:.3f})", p, final, step)
+            return Decision(
+                False,
+                f"it may beat {best:.6g} (probability {p:.3f})" + remark(state.values[-1], self.scale),
+                p,
+                final,
+                step,
+            )
         reason = f"it is unlikely to beat {best:.6g} (probability {p:.3f} at most, level {level:.3f})"
+        reason += remark(state.values[-1], self.scale)
         if state.audited is not None or self._is_first(state) or self._is_audited(name):
             state.audited = state.audited or (step, best)
             why = f"is one of the first {self.learn}" if self._is_first(state) else "runs on as an audit"
             return Decision(False, f"{reason}, but it {why}", p, final, step)
-        state.stopped, state.posterior, state.read = step, None, 0
+        state.stopped = step
+        state.forget()
         return Decision(True, reason, p, final, step)
-
-    def _forecast(self, state: Run, ahead: Tensor, best: float) -> tuple[Continuous, float]:
-        """Distribution at the steps ahead, and the largest probability among them to be better than `best`."""
-        law: Continuous = self._read(state).predict(ahead)
-        better = law.cdf(torch.full_like(ahead, best)) if self.minimize else law.probability_above(best)
-        return law, float(better.max())
 
     def _is_first(self, state: Run) -> bool:
         """Whether the run is one of the first that were not stopped."""
@@ -322,23 +318,31 @@ class StoppingRule:
             raise ValueError(f"run must be one that has reported ({', '.join(self._runs) or 'none'}), got {run!r}")
         step = state.steps[-1]
         seen = Data(torch.tensor(state.steps), torch.tensor(state.values))
-        ahead = self._ahead(step, len(state.steps))
-        axes = plots.curve_fan(self._read(state).predict(ahead), ahead, seen, best=self.best, ax=ax)
+        ahead = self.reader.ahead(state)
+        axes = plots.curve_fan(self.reader.law(state, ahead), ahead, seen, best=self.best, ax=ax)
         axes.set_title(f"{run}, step {step:g}")
         return axes
 
     def state_dict(self) -> dict[str, Any]:
         """All that was reported and decided, as JSON data."""
-        return {"runs": {name: run.state() for name, run in self._runs.items()}}
+        runs = {name: run.state() for name, run in self._runs.items()}
+        return {"horizon": self.horizon, "runs": runs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; the arguments of the rule are its own.
 
         Raises:
-            ValueError: not such a state.
+            ValueError: not such a state, or one under another horizon.
         """
+        horizon = state.get("horizon", self.horizon)
+        if horizon != self.horizon:
+            raise ValueError(
+                f"the state is of runs with the horizon {horizon:g}, and this rule has {self.horizon:g}; build both "
+                "with the same horizon, the last step that runs may come to, or start without the state"
+            )
         try:
             runs = {name: Run.of_state(saved) for name, saved in state["runs"].items()}
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None
         self._runs, self._level = runs, None
+        self._learn_units()

@@ -34,7 +34,7 @@ class Decision(NamedTuple):
         stop: whether to stop it.
         reason: why, in words.
         p_improve: largest probability over the epochs to come that the run beats the best value; NaN if not asked.
-        predicted_final: predictive mean at the horizon, in the metric's units; NaN if not asked.
+        predicted_final: predictive median at the horizon, in the metric's units; NaN if not asked.
         step: the step that was decided at.
     """
 
@@ -49,7 +49,8 @@ class Report(NamedTuple):
     """What the rule did so far.
 
     Attributes:
-        runs, stopped, audited: counts of runs; an audited one would have been stopped and went on.
+        runs, stopped, audited: counts of runs; an audited one would have been stopped and went on. A run that diverged
+            counts as stopped, at its first step too.
         steps_spent: steps that all runs took.
         steps_saved: steps that the stopped runs did not take.
         wrong: audited runs that beat the value they were to be stopped for.
@@ -75,7 +76,7 @@ class Report(NamedTuple):
                 later = [v for s, v in zip(run.steps, run.values, strict=True) if s > run.audited[0]]
                 gains.append(max([sign * (v - run.audited[1]) for v in later], default=0.0))
         lost = [max(0.0, g) for g in gains]
-        last = [run.steps[-1] for run in runs if run.steps]
+        last = [run.last for run in runs if run.last > 0]
         saved = [horizon - run.stopped for run in runs if run.stopped is not None]
         regret = sum(lost) / len(lost) if lost else math.nan
         wrong = sum(g > 0 for g in gains)
@@ -88,42 +89,58 @@ class Run:
 
     Attributes:
         steps, values: its readings, by ascending step.
-        read: how many of them `posterior` has seen.
+        read: places of those that `posterior` has seen.
+        start: where its clock started when it saw them.
         posterior: conditioned on these readings, or None.
         stopped: step at which the run was stopped.
         audited: step at which it would have been stopped, and the best value at that time.
         whole: whether it went its whole way.
+        failed: whether it broke off and has not come back; its values set no best.
         record: what it would have been given at each reading; made when it has ended.
     """
 
     steps: list[float] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
-    read: int = 0
+    read: list[int] = field(default_factory=list)
+    start: float = 0.0
     posterior: Any = None
     stopped: float | None = None
     audited: tuple[float, float] | None = None
     whole: bool = False
+    failed: bool = False
     record: Any = None
 
-    def insert(self, step: float, value: float) -> None:
-        """Put a reading in its place; what the network has read past it is to be read again."""
+    @property
+    def last(self) -> float:
+        """The last step that it took; 0 before the first."""
+        return max(self.steps[-1] if self.steps else 0.0, self.stopped or 0.0)
+
+    def put(self, step: float, value: float) -> None:
+        """Take in a reading; at or before a step that was there, it replaces everything from that step on.
+
+        So a run that goes on from a checkpoint, or starts anew, leaves nothing of what it did after that point.
+        """
         place = bisect.bisect_left(self.steps, step)
-        if place < len(self.steps) and self.steps[place] == step:
-            self.values[place] = value
-        else:
-            self.steps.insert(place, step)
-            self.values.insert(place, value)
-        self.record = None
-        if place < self.read:
-            self.posterior, self.read = None, 0
+        if place < len(self.steps):
+            self.whole, self.stopped = False, None
+            self.audited = None if self.audited and self.audited[0] >= step else self.audited
+        self.steps[place:], self.values[place:] = [step], [value]
+        self.record, self.failed = None, False
+        if self.read and self.read[-1] >= place:
+            self.forget()
+
+    def forget(self) -> None:
+        """Let go of what was read."""
+        self.posterior, self.read = None, []
 
     def state(self) -> dict[str, Any]:
         """What was reported and decided, as JSON data."""
-        return {k: getattr(self, k) for k in ("steps", "values", "stopped", "audited", "whole")}
+        return {k: getattr(self, k) for k in ("steps", "values", "stopped", "audited", "whole", "failed")}
 
     @classmethod
     def of_state(cls, saved: dict[str, Any]) -> Self:
         """The run that `state` described; a KeyError, TypeError, IndexError or AttributeError for anything else."""
         audited = None if saved["audited"] is None else (float(saved["audited"][0]), float(saved["audited"][1]))
         steps, values = list(map(float, saved["steps"])), list(map(float, saved["values"]))
-        return cls(steps, values, stopped=saved["stopped"], audited=audited, whole=bool(saved["whole"]))
+        whole, failed = bool(saved["whole"]), bool(saved.get("failed", False))
+        return cls(steps, values, stopped=saved["stopped"], audited=audited, whole=whole, failed=failed)

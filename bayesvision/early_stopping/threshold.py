@@ -1,6 +1,8 @@
 """The level of a stopping rule, learned from the runs that have ended: the one that would have served them best."""
 
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +10,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-__all__ = ["LEVELS", "RECENT", "TOP", "Record", "best_level", "costs"]
+from bayesvision.early_stopping.runs import Run
+
+__all__ = ["LEVELS", "RECENT", "TOP", "Record", "best_level", "costs", "learned_level"]
 
 LEVELS = np.array([0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5])  # at 0 nothing is stopped
 MARGIN = 1.5  # a run must have stayed so many times above a level to count as kept at it
@@ -49,6 +53,18 @@ def best_level(
     return np.asarray(LEVELS[(kept / spent.mean(-2)).argmax(-1)])
 
 
+def learned_level(ended: Sequence[Run], record: Callable[[Run], "Record"], minimize: bool) -> float:
+    """The best level for the runs that have ended, had each of them come last."""
+    sign = -1.0 if minimize else 1.0
+    best = max(sign * v for run in ended for v in run.values)
+    spent = [record(run).costs(best) for run in ended[-RECENT:]]
+    ranked = sorted(ended, key=lambda run: -max(sign * v for v in run.values))
+    pairs = ((run, other) for run, other in itertools.pairwise(ranked) if run.whole)
+    found = (record(run).lowest(max(sign * v for v in other.values)) for run, other in pairs)
+    lowest = list(itertools.islice((p for p in found if not math.isnan(p)), TOP))
+    return float(best_level(np.array(lowest), np.stack(spent)))
+
+
 class Record(NamedTuple):
     """A run that has ended, and what its posterior would have said after each of its readings.
 
@@ -70,7 +86,7 @@ class Record(NamedTuple):
 
     def chances(self, best: float) -> Float[np.ndarray, " readings"]:
         """Largest probability ahead, from each reading on, to be better than `best` and the run itself so far."""
-        value = torch.from_numpy(np.maximum(best, [self.tops[0], *self.tops])).unsqueeze(-1).to(self.law.mean.device)
+        value = np.maximum(best, [self.tops[0], *self.tops])[:, None]
         p = (self.law.cdf(-value) if self.minimize else self.law.probability_above(value))[1:].cpu()
         p = p.where(self.ahead, torch.zeros_like(p)).amax(-1).numpy()
         return np.where(self.decided, p, np.inf)

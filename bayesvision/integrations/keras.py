@@ -1,5 +1,6 @@
 """Stops a Keras training that is unlikely to improve."""
 
+import warnings
 from collections.abc import Hashable
 from typing import Any
 
@@ -16,17 +17,21 @@ with needs("keras"):
 
 __all__ = ["LCPFNStopping"]
 
+VALIDATION = "val_"  # how Keras begins the names of validation metrics
+
 
 class LCPFNStopping(Callback):
     """Stops when P(y_t > best) <= delta at every later epoch t, where `best` is the best value so far.
 
     Of several processes of torch.distributed the first decides. What fails inside, a metric that is not in the logs
-    among others, is told once, as a warning, and the training goes on.
+    among others, is told once, as a warning, and the training goes on; an epoch without validation is passed over. A
+    copy, as tuners make them, is a callback of its own, and reports to the same rule if one is given.
 
     Args:
         monitor: name of the metric in the logs.
         horizon: epochs of a whole training; those given to `fit` if left out.
-        scale: units of the metric; None for one in [0, 1]. A loss needs one.
+        scale: units of the metric; without it a score lies in [0, 1], and a loss is measured between 0 and its first
+            value.
         rule: a rule that other trainings report to as well, in place of `horizon` and `scale`; then `best` is that of
             all of them.
         run: name of this training in such a rule.
@@ -57,6 +62,14 @@ class LCPFNStopping(Callback):
         self.reports.begin((self.params or {}).get("epochs"))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        validated = any(name.startswith(VALIDATION) for name in logs or {})
+        if (self.reports.metric or "").startswith(VALIDATION) and not validated:
+            return  # validation_freq
         if ask_first(lambda: self.reports.report(epoch + 1, logs or {})):
             assert self.model is not None
             self.model.stop_training = True
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self.reports.silent:
+            message = f"early stopping saw no value of {self.reports.metric!r}: there was no validation"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -1,5 +1,6 @@
 """Stops a Lightning training that is unlikely to improve."""
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -20,13 +21,16 @@ __all__ = ["LCPFNStopping"]
 class LCPFNStopping(Callback):
     """Stops when P(y_t > best) <= delta at every later epoch t, where `best` is the best value so far.
 
-    Of several processes the first decides. What fails inside, a metric that was not logged among others, is told once,
-    as a warning, and the training goes on.
+    Several callbacks may watch several metrics of one training. Of several processes the first decides. What fails
+    inside, a metric that was not logged among others, is told once, as a warning, and the training goes on.
 
     Args:
         monitor: name of the logged metric.
-        horizon: epochs of a whole training; the trainer's `max_epochs` if left out.
-        scale: units of the metric; None for one in [0, 1]. A loss needs one.
+        horizon: epochs of a whole training; those of the trainer's `max_epochs` or `max_steps` if left out. Where the
+            data's length is unknown and validation comes inside an epoch, steps are the trainer's `global_step`, and
+            the horizon is `max_steps`, or a number of optimiser steps.
+        scale: units of the metric; without it a score lies in [0, 1], and a loss is measured between 0 and its first
+            value.
         rule: a rule that other trainings report to as well, in place of `horizon` and `scale`; then `best` is that of
             all of them.
         run: name of this training in such a rule.
@@ -35,7 +39,8 @@ class LCPFNStopping(Callback):
         mode: `min` or `max`, which way the metric gets better; left out, its scale or a well-known name tells it.
 
     Raises:
-        ValueError: as in `Monitor`; when the training starts, if no horizon is known.
+        ValueError: as in `Monitor`; when the training starts, if no horizon is known, or the callback's state in a
+            checkpoint is of another horizon.
     """
 
     def __init__(
@@ -49,22 +54,41 @@ class LCPFNStopping(Callback):
         mode: Mode | None = None,
     ) -> None:
         self.reports = Monitor(monitor, horizon, scale, rule, run, mode)
-        self.at_epoch_end = on_train_epoch_end
+        self.at_epoch_end, self.monitor = on_train_epoch_end, monitor
+        self.in_steps = False
 
     @property
     def decision(self) -> Decision | None:
         """The latest decision; None in processes other than the first."""
         return self.reports.decision
 
+    @property
+    def state_key(self) -> str:
+        return self._generate_state_key(monitor=self.monitor)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":
-            epochs = trainer.max_epochs
-            self.reports.begin(float(epochs) if epochs is not None and epochs > 0 else None)
+            self.reports.reset()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin, once the trainer knows its data."""
+        batches, steps = trainer.num_training_batches, trainer.max_steps if trainer.max_steps > 0 else math.inf
+        epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else math.inf
+        inside = not self.at_epoch_end and trainer.enable_validation and math.isfinite(trainer.val_check_batch or 1)
+        self.in_steps = math.isinf(batches) and (inside or math.isinf(epochs))
+        horizon = steps if self.in_steps else min(epochs, steps * trainer.accumulate_grad_batches / batches)
+        if math.isinf(horizon) and self.reports.horizon is None and not self.reports.shared:
+            raise ValueError(
+                "the horizon is unknown, as the trainer does not know how long it trains; set max_epochs"
+                + (", or max_steps, since the data's length is unknown" if math.isinf(batches) else " or max_steps")
+                + f", or LCPFNStopping(horizon={'optimiser steps' if self.in_steps else 'epochs'})"
+            )
+        self.reports.begin(None if math.isinf(horizon) else float(horizon))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not self.at_epoch_end:
             part = (trainer.fit_loop.epoch_loop.batch_idx + 1) / trainer.num_training_batches
-            self._report(trainer, trainer.current_epoch + (part if part > 0 else 1.0))
+            self._report(trainer, trainer.current_epoch + (part if part > 0 else 1.0))  # 0 where there is no length
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.at_epoch_end or (self.at_epoch_end is None and not trainer.enable_validation):
@@ -73,6 +97,7 @@ class LCPFNStopping(Callback):
     def _report(self, trainer: Trainer, step: float) -> None:
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
+        step = float(trainer.global_step) if self.in_steps else step
         stop = trainer.is_global_zero and self.reports.report(step, trainer.callback_metrics)
         if trainer.strategy.reduce_boolean_decision(stop, all=False):
             trainer.should_stop = True

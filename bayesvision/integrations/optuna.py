@@ -3,11 +3,12 @@
 import math
 import threading
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
-from bayesvision.early_stopping.directions import directed
+from bayesvision.early_stopping.directions import Mode, directed
 from bayesvision.early_stopping.monitor import FailSafe
 from bayesvision.early_stopping.rule import RunState, StoppingRule
 from bayesvision.early_stopping.runs import Decision
@@ -23,6 +24,7 @@ with needs("optuna"):
 __all__ = ["LCPFNPruner", "attach"]
 
 RECIPE = "bayesvision:pruner"  # user attribute of a study
+PASSED = 4  # later trials that ran to their end, after which a running one is taken for dead
 PREDICTED = "bayesvision:predicted_after"  # user attribute of a trial: the step that its value was predicted at
 
 
@@ -30,15 +32,18 @@ class LCPFNPruner(BasePruner):
     """Prunes a trial when P(y_t > best) <= delta at every later epoch t, as `StoppingRule` does.
 
     The decision is a function of the values in the study's storage alone, so it is the same in every process and after
-    a restart: `best` is the best value that any trial reported, failed ones aside. The direction is the study's,
-    whatever the scale says. Steps count from 0 if any trial has a step 0, and from 1 otherwise. A trial whose latest
+    a restart: `best` is the best value that any trial reported, aside from failed ones and from running ones that died,
+    by the looks of it: `PASSED` later trials have run to their end since it began, or twice as many as are running. The
+    direction is the study's, whatever the scale says. Steps count as they are reported; only where trials report at 0,
+    1, 2, ... and none reaches the horizon, the first epoch is step 0. A trial whose latest
     value is NaN or infinite is pruned; such values are left out otherwise, as are those of other trials outside the
     scale. What fails inside is told once, as a warning, and prunes nothing.
 
     Args:
         horizon: epochs of a trial that is not pruned; if left out, those of the longest complete trial, and nothing is
             pruned before there is one.
-        scale: units of the metric; None for one in [0, 1]. A loss needs one.
+        scale: units of the metric; without it a score lies in [0, 1], and a loss is measured between 0 and what the
+            first trials start with.
         on_stop: what `stop` does in the objective: "prune" raises `TrialPruned`, and "return_prediction" returns the
             predicted final value.
         **options: of `StoppingRule`: posterior, delta, learn, least, at, audit, seed. `learn` is 0 here: samplers
@@ -78,7 +83,8 @@ class LCPFNPruner(BasePruner):
             if self._model is None:
                 self._model = find(options["posterior"])
             options["posterior"] = self._model
-        return StoppingRule(horizon, directed(self.scale, "min" if minimize else "max"), **options)
+        mode: Mode = "min" if minimize else "max"
+        return StoppingRule(horizon, directed(self.scale, mode), mode=mode, **options)
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
         """Whether Optuna should prune the trial.
@@ -99,7 +105,7 @@ class LCPFNPruner(BasePruner):
             return _undecided("the trial has reported nothing")
         with self._lock:
             trials = {t.number: t for t in study.get_trials(deepcopy=False)} | {trial.number: trial}
-            first = 0 if any(0 in t.intermediate_values for t in trials.values()) else 1
+            first = _first_step(trials.values(), self.horizon)
             horizon = self.horizon or max((_epochs(t, first) for t in trials.values() if _is_whole(t)), default=0)
             if self.horizon is None and _epochs(trial, first) >= horizon:
                 return _undecided("the trial is as long as any complete one")
@@ -112,7 +118,7 @@ class LCPFNPruner(BasePruner):
     def stop(self, trial: optuna.Trial) -> float:
         """What an objective does once `trial.should_prune()` says so: `return pruner.stop(trial)`.
 
-        With `on_stop="return_prediction"` it returns the predictive mean of the final value, marked by the user
+        With `on_stop="return_prediction"` it returns the predictive median of the final value, marked by the user
         attribute `bayesvision:predicted_after`, so that samplers learn from the trial as from a complete one. It is
         held just below the best final value of the trials that were not stopped: `study.best_trial` stays a real one.
 
@@ -145,12 +151,37 @@ class _Known:
         for number in sorted(trials):
             other = trials[number]
             if number not in self.finished or number == trial.number:
-                self.rule.take(number, self.curve(other) if other.state != TrialState.FAIL else {}, _state(other))
+                state = "failed" if _is_dead(other, trials.values()) else _state(other)
+                self.rule.take(number, self.curve(other), state)
                 self.finished |= {number} if other.state.is_finished() else set()
-        return self.rule.judge(trial.number, self.curve(trial))
+        curve = self.curve(trial)
+        if not curve:
+            return _undecided("the trial has reported at step 0 alone, which is of the untrained state")
+        return self.rule.judge(trial.number, curve)
 
     def curve(self, trial: FrozenTrial) -> dict[float, float]:
-        return {float(step + 1 - self.first): value for step, value in trial.intermediate_values.items()}
+        steps = ((float(step + 1 - self.first), value) for step, value in trial.intermediate_values.items())
+        return {step: value for step, value in steps if step > 0}
+
+
+def _first_step(trials: Iterable[FrozenTrial], horizon: float | None) -> int:
+    """0 where trials count their epochs from 0, and 1 where steps mean what they say."""
+    steps = [sorted(t.intermediate_values) for t in trials if t.intermediate_values]
+    from_zero = [s for s in steps if s[0] == 0]
+    if not from_zero or (horizon is not None and any(s[-1] >= horizon for s in steps)):
+        return 1
+    return 0 if any(1 in s[:2] for s in from_zero) or all(len(s) == 1 for s in from_zero) else 1
+
+
+def _is_dead(trial: FrozenTrial, trials: Iterable[FrozenTrial]) -> bool:
+    """Whether a trial failed, or is called running and was overtaken by so many that its process must be gone."""
+    if trial.state != TrialState.RUNNING:
+        return trial.state == TrialState.FAIL
+    running = passed = 0
+    for other in trials:
+        running += other.state == TrialState.RUNNING
+        passed += other.number > trial.number and other.state == TrialState.COMPLETE
+    return passed >= max(PASSED, 2 * running)
 
 
 def _epochs(trial: FrozenTrial, first: int) -> int:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
-from bayesvision.early_stopping.directions import directed
-from bayesvision.early_stopping.monitor import FailSafe, check_scale
+from bayesvision.early_stopping.directions import Mode, directed
+from bayesvision.early_stopping.monitor import FailSafe
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
 from bayesvision.integrations import needs
@@ -30,12 +30,13 @@ class LCPFNStopper(Stopper):
         metric: name of the reported metric.
         mode: "max" or "min".
         horizon: last step of a trial that is not stopped.
-        scale: units of the metric; None for one in [0, 1]. A loss needs one.
+        scale: units of the metric; without it a score lies in [0, 1], and a loss is measured between 0 and what the
+            first trials start with.
         time_attr: name of the reported step, which counts from 1.
         **options: of `StoppingRule`: posterior, delta, least, at, audit, seed.
 
     Raises:
-        ValueError: an argument is out of range, or a loss has no scale.
+        ValueError: an argument is out of range.
     """
 
     def __init__(
@@ -60,20 +61,21 @@ class LCPFNStopper(Stopper):
 class LCPFNScheduler(FIFOScheduler):
     """A scheduler for `TuneConfig(scheduler=...)`: a trial ends when P(y_t > best) <= delta at every later step t.
 
-    `best` is the best value that any trial reported, failed ones aside. Trials start in the order of submission. What
-    fails inside is told once, as a warning, and the trials go on. Ray does not keep the state of a scheduler with the
-    run: `save` it, and `restore` a new one before the run is resumed.
+    `best` is the best value that any trial reported, failed ones aside. Trials start in the order of submission. One
+    that fails and is tried again keeps its curve up to the iteration that it is restored from. What fails inside is
+    told once, as a warning, and the trials go on. Ray does not keep the state of a scheduler with the run: `save` it,
+    and `restore` a new one before the run is resumed.
 
     Args:
         horizon: last step of a trial that is not stopped.
         metric, mode: name of the reported metric and "max" or "min"; those of `TuneConfig` if left out.
-        scale: units of the metric; None for one in [0, 1]. A loss needs one.
+        scale: units of the metric; without it a score lies in [0, 1], and a loss is measured between 0 and what the
+            first trials start with.
         time_attr: name of the reported step, which counts from 1.
         **options: of `StoppingRule`: posterior, delta, least, at, audit, seed.
 
     Raises:
-        ValueError: an argument is out of range; before the first trial, if no metric or mode is known, or a loss has no
-            scale.
+        ValueError: an argument is out of range; before the first trial, if no metric or mode is known.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class LCPFNScheduler(FIFOScheduler):
         if not self._metric or not self._mode:
             found = f"{self._metric!r} and {self._mode!r}"
             raise ValueError(f"metric and mode must be given to the scheduler or to TuneConfig, got {found}")
-        self.trials.begin(self._metric, self._mode)
+        self.trials.begin(self._metric, self._mode).resume(trial.trial_id)  # one that failed and is tried again
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         return TrialScheduler.STOP if self.trials.report(trial.trial_id, result) else TrialScheduler.CONTINUE
@@ -109,7 +111,8 @@ class LCPFNScheduler(FIFOScheduler):
             self.trials.report(trial.trial_id, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        self.trials.forget(trial.trial_id)
+        if self.trials.rule is not None:
+            self.trials.rule.fail(trial.trial_id)
 
     def debug_string(self) -> str:
         return f"Using LC-PFN early stopping: {len(self.trials.stopped)} trials stopped."
@@ -151,10 +154,9 @@ class _Trials:
         if self.rule is None:
             if mode not in ("min", "max"):
                 raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
-            check_scale(metric, self.scale)
             self.metric, self.mode = metric, mode
-            scale = directed(self.scale, "min" if mode == "min" else "max")
-            self.rule = StoppingRule(self.horizon, scale, **self.options)
+            told: Mode = "min" if mode == "min" else "max"
+            self.rule = StoppingRule(self.horizon, directed(self.scale, told), mode=told, **self.options)
             if self.saved is not None:
                 self.rule.load_state_dict(self.saved)
         return self.rule
@@ -172,11 +174,6 @@ class _Trials:
                 raise ValueError(f"the result must hold {name!r}; it holds {', '.join(result)}")
         step, value = float(result[self.time_attr]), float(result[self.metric])
         return self.begin(self.metric, self.mode).update(trial, step, value)
-
-    def forget(self, trial: str) -> None:
-        """Leave out what a trial reported."""
-        if self.rule is not None:
-            self.rule.take(trial, {})
 
     def state_dict(self) -> dict[str, Any]:
         rule = self.saved if self.rule is None else self.rule.state_dict()

@@ -28,7 +28,8 @@ class LCPFNStopping(TrainerCallback, ExportableState):
     Args:
         metric: name of an evaluation metric, with or without `eval_`; `metric_for_best_model` if left out.
         horizon: optimiser steps of a whole training; the trainer's own if left out.
-        scale: units of the metric; None for one in [0, 1]. A loss needs one.
+        scale: units of the metric; without it a score lies in [0, 1], and a loss is measured between 0 and its first
+            value.
         rule: a rule that other trainings report to as well, in place of `horizon` and `scale`; then `best` is that of
             all of them, and the direction is the rule's.
         run: name of this training in such a rule.

@@ -18,9 +18,10 @@ from bayesvision.core.roles import Amortized, Posterior, Storable
 from bayesvision.io.tensors import read_tensors, write_tensors
 from bayesvision.registry import POSTERIORS
 
-__all__ = ["Shipped", "describe", "find", "load", "pretrained", "save", "shipped"]
+__all__ = ["Shipped", "describe", "find", "load", "pretrained", "save", "shipped", "upgraded"]
 
 FORMAT = 2
+BOUNDED_1 = "RealisticLearningCurves"  # the prior of a metric in [0, 1], which format 1 did not say
 TENSORS_1 = {"inward": "input_layer", "outward": "output_layer", "log_factor": "log_temperature"}  # of format 1 -> now
 FIELDS_1 = {"clip": "max_grad_norm"}  # of recipes in format 1 -> now
 PRIORS_1 = {
@@ -103,8 +104,7 @@ def _restored(tensors: dict[str, Tensor], header: dict[str, Any], net: Any) -> P
     known = header.pop("sha256", None)
     if known is not None and known != _digest(tensors, header):
         raise ValueError("the file is damaged: its content is not what was saved; copy it anew or save it again")
-    if header["format"] == 1:
-        tensors, header = _upgraded(tensors, header)
+    tensors, header = upgraded(tensors, header)
     import bayesvision
 
     name = header["method"]
@@ -118,10 +118,14 @@ def _restored(tensors: dict[str, Tensor], header: dict[str, Any], net: Any) -> P
     return posterior.restore(build(recipe, header["recipe"]), tensors, header, *([] if net is None else [net]))
 
 
-def _upgraded(tensors: dict[str, Tensor], header: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What a file of format 1 holds, under the names of today."""
+def upgraded(tensors: dict[str, Tensor], header: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What a file of any format holds, under the names of today."""
+    if header.get("format") != 1:
+        return tensors, header
     header = dict(header)
     header |= {"recipe": _upgraded_recipe(header["recipe"]), "metadata": _upgraded_prior(header.pop("card", {}))}
+    if header["metadata"].get("prior", {}).get("name") == BOUNDED_1:
+        header["bounds"] = [0.0, 1.0]
     names = {name: ".".join(TENSORS_1.get(part, part) for part in name.split(".")) for name in tensors}
     return {names[name]: value for name, value in tensors.items()}, header
 
@@ -220,7 +224,7 @@ def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
     tensors, header = read_tensors(path)
     if "method" not in header:
         raise ValueError(f"{path} is not a checkpoint but an unfinished run; finish it with pretrain --resume")
-    header = _upgraded(tensors, header)[1] if header.get("format") == 1 else header
+    header = upgraded(tensors, header)[1] if header.get("format") == 1 else header
     return header | {"seen": _size_of_data(tensors)}
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from bayesvision.io.checkpoints import upgraded
 from bayesvision.io.tensors import read_tensors
 from bayesvision.training.train import Train
 
@@ -35,7 +36,7 @@ class Start(NamedTuple):
         """
         if train.start is None:
             return cls({}, None)
-        tensors, header = read_tensors(train.start)
+        tensors, header = upgraded(*read_tensors(train.start))
         method = recipe.get("method", {}).get("name")
         if header.get("method") != method:
             given = header.get("method", "no method")

@@ -160,7 +160,9 @@ def main() -> None:
     task = prior.sample(a.curves, prior.epochs, generator=generator("cpu", a.seed))
     theta, curves = prior.accepted(a.importance_draws, generator("cpu", a.seed, 1))
     pool = curves, theta["sigma"]
-    posterior = None if a.skip_model else find(a.model)
+    posterior: Any = None if a.skip_model else find(a.model)
+    if posterior is not None:
+        posterior = posterior.unbounded()
     lines = []
     for n in a.seen:
         scores = {} if posterior is None else ours(posterior, task.x, task.y, n, 100)

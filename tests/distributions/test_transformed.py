@@ -8,7 +8,7 @@ import torch
 from checks import rejected
 
 from bayesvision import MetricScale
-from bayesvision.distributions import Mixture, Normal, TruncatedTransformed
+from bayesvision.distributions import Mixture, Normal, within
 
 SCALES = {
     "bounded": MetricScale(0, 100),
@@ -25,7 +25,7 @@ def each():
 
 def law(scale, spread=0.06):
     parts = Normal(torch.tensor([0.3, 0.55, 0.7], dtype=torch.float64), torch.tensor([spread, 0.02, 0.15]).double())
-    return TruncatedTransformed(Mixture.of(parts, torch.tensor([0.5, 0.2, -0.4], dtype=torch.float64)), scale.transform)
+    return scale.law(Mixture.of(parts, torch.tensor([0.5, 0.2, -0.4], dtype=torch.float64)))
 
 
 @each()
@@ -56,10 +56,9 @@ def test_quantiles_flip_when_the_metric_is_minimised():
     d = law(scale)
     lower, upper = d.interval(0.9)
     assert lower < upper
-    base = d.base.quantile(torch.tensor([0.05, 0.95], dtype=torch.float64))
-    assert (
-        abs(float(scale.transform.inv(base[1].double())) - float(lower)) < 1e-3
-    )  # the good end in [0, 1] is the low loss
+    low, high = d.base.cdf(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    good = d.base.quantile(low + 0.95 * (high - low))  # the good end in [0, 1] is the low loss
+    assert abs(float(scale.transform.inv(good)) - float(lower)) < 1e-9
 
 
 @each()
@@ -94,8 +93,31 @@ def test_levels_and_tails(scale):
     assert (y.diff() > 0).all()
     torch.testing.assert_close(d.cdf(y), levels, rtol=1e-6, atol=1e-9)
     torch.testing.assert_close(d.probability_above(y), 1 - levels, rtol=1e-6, atol=1e-9)
-    wide = torch.tensor([-1e3, 1e3], dtype=torch.float64)
-    assert torch.isfinite(d.log_prob(wide)).all()  # the whole real line
+    for value, bound, below in ((-1e3, scale.lower, True), (1e3, scale.upper, False)):
+        if math.isinf(bound):
+            assert torch.isfinite(d.log_prob(value))  # the whole real line
+            continue
+        assert d.log_prob(value) == -math.inf and torch.isfinite(d.log_prob(bound))
+        for y in (value, bound):  # nothing beyond a hard bound, and nothing more at it
+            assert float(d.cdf(y)) == (0.0 if below else 1.0)
+            assert float(d.probability_above(y)) == (1.0 if below else 0.0)
+            assert float(d.log_cdf(y)) == (-math.inf if below else 0.0)
+            assert float(d.log_probability_above(y)) == (0.0 if below else -math.inf)
+        gain = float(d.expected_improvement(value))
+        assert abs(gain - (float(d.mean) - value if below else 0.0)) < 1e-6 * max(1.0, gain)
+    draws = d.sample((1000,))
+    assert ((draws >= scale.lower) & (draws <= scale.upper)).all()
+
+
+@pytest.mark.parametrize("beyond", [2.0, 40.0, 1000.0])
+def test_a_law_that_lies_beyond_its_bound_leans_on_it(beyond):
+    """Log densities keep their digits where next to nothing of `base` is left between the bounds."""
+    d = within(Normal(torch.tensor(1.0 + 0.1 * beyond, dtype=torch.float64), torch.tensor(0.1).double()), 0.0, 1.0)
+    y = torch.tensor([0.9, 0.99, 1.0], dtype=torch.float64)
+    slope = d.log_prob(y).diff() / y.diff()
+    torch.testing.assert_close(slope, 10 * (beyond + 5 * (2 - y[1:] - y[:-1])), rtol=1e-6, atol=0)
+    # close to its bound the law is exponential, of this rate
+    torch.testing.assert_close(float(d.log_prob(1.0)), math.log(10 * beyond), rtol=0, atol=1 / beyond**2)
 
 
 def test_expand_and_sample():

@@ -49,15 +49,17 @@ def test_the_scale_tells_it_unless_the_name_says_otherwise():
         direction("val_loss", None, score)
     assert direction("val_loss", "max", score) == ("max", "as told")
     assert directed(score, "min") == loss and directed(None, "max") is None
-    assert directed(None, "min") == bv.MetricScale(0.0, 1.0, minimize=True)
+    assert directed(None, "min") is None
 
 
 def test_a_monitor_takes_the_direction():
     monitor = Monitor("val_error_rate", horizon=10, mode="min")
     monitor.begin(None)
     assert monitor.rule.minimize
-    with pytest.raises(ValueError, match="looks like a loss"):
-        Monitor("val_error_rate", horizon=10)
+    loss = Monitor("val_loss", horizon=10)
+    loss.begin(None)
+    loss.report(1, {"val_loss": 4.0})
+    assert loss.rule.scale == bv.MetricScale(lower=0, soft_upper=4, minimize=True)  # learned from its first value
     with pytest.raises(ValueError, match="mode must be 'min' or 'max'"), unchecked():
         Monitor("acc", horizon=10, mode="up")
     rule = bv.StoppingRule(10)

@@ -89,26 +89,109 @@ def test_reports_that_make_no_sense_are_refused():
     assert math.isnan(r.best)
 
 
-def test_repeated_late_and_missing_steps():
+def test_repeated_and_missing_steps():
     r = rule()
     report(r, "good", GOOD)
     r.update("a", 3, 0.5)
     again = r.update("a", 3, 0.45)  # replaces
     assert not again.stop and r._runs["a"].values == [0.45]
-    r.update("a", 1, 0.3)  # late
-    assert r._runs["a"].steps == [1.0, 3.0] and r._runs["a"].values == [0.3, 0.45]
     assert r.update("a", 9, 0.4).stop  # a gap
     assert r.update("good", 20, max(GOOD)).reason == "the run reached the horizon"
 
 
-def test_order_does_not_matter_to_the_network():
-    straight, mixed = (StoppingRule(20, audit=0.0) for _ in range(2))
-    values = [0.3, 0.42, 0.47, 0.5, 0.52]
+def test_a_run_that_goes_back_replaces_what_came_after():
+    """As after a resume from a checkpoint at step 4: both runs say the same, and the first one's end is forgotten."""
+    values = [0.3, 0.42, 0.47, 0.5, 0.52, 0.53]
+    straight, back = (StoppingRule(20, audit=0.0) for _ in range(2))
+    for step, value in enumerate([*values[:4], 0.2, 0.1, 0.9], 1):
+        back.update("a", step, value)
+    assert back.best == 0.9
     for step, value in enumerate(values, 1):
         one = straight.update("a", step, value)
-    for step in (1, 2, 4, 3, 5):
-        two = mixed.update("a", step, values[step - 1])
-    assert two.p_improve == pytest.approx(one.p_improve, abs=1e-5)
+    for step, value in enumerate(values[4:], 5):
+        two = back.update("a", step, value)
+    assert back.best == 0.53 and two.p_improve == pytest.approx(one.p_improve, abs=1e-5)
+    whole = rule()
+    report(whole, "a", GOOD)
+    assert whole._runs["a"].whole
+    whole.update("a", 5, 0.5)
+    assert not whole._runs["a"].whole and whole._runs["a"].steps == [1, 2, 3, 4, 5]
+    stopped = rule()
+    report(stopped, "good", GOOD), report(stopped, "a", FLAT)
+    assert stopped._runs["a"].stopped == 2
+    stopped.update("a", 1, 0.9)
+    assert stopped.report().stopped == 0
+
+
+def test_a_run_that_fails_keeps_its_curve_and_sets_no_best():
+    r = rule()
+    report(r, "a", [0.5, 0.6]), report(r, "b", [0.4, 0.45])
+    r.fail("a")
+    assert r.best == 0.45
+    r.resume("a")
+    assert r.best == 0.6
+    r.fail("a")
+    r.update("a", 2, 0.62)
+    assert r.best == 0.62 and r._runs["a"].values == [0.5, 0.62]
+    r.fail("nobody")
+
+
+def test_runs_that_diverge_at_once_are_counted():
+    r = rule()
+    for k in range(3):
+        r.update(k, 1, math.nan)
+    found = r.report()
+    assert (found.runs, found.stopped, found.steps_spent, found.steps_saved) == (3, 3, 3, 57)
+
+
+def test_a_run_from_a_late_step_is_read_from_there():
+    """Steps 1,010 to 1,150 of 1,300 decide as 10 to 150 of 300, and no stop rests on one reading."""
+    late, early = StoppingRule(1300, learn=0, audit=0.0), StoppingRule(300, learn=0, audit=0.0)
+    for k in range(1, 16):
+        value = 0.8 - 0.3 / k
+        one, two = late.update("a", 1000 + 10 * k, value), early.update("a", 10 * k, value)
+        assert k == 1 or one.p_improve == pytest.approx(two.p_improve, abs=1e-5)
+        assert k > 1 or "fewer than 2" in one.reason
+    assert one.predicted_final == pytest.approx(two.predicted_final, abs=1e-5)
+    assert late._runs["a"].posterior.rows == 15
+
+
+def test_a_loss_without_a_scale_is_measured_by_the_first_readings():
+    r = StoppingRule(20, mode="min", learn=0, audit=0.0)
+    assert r.minimize
+    r.update("a", 1, 47.0), r.update("a", 2, 46.0)
+    decision = r.update("a", 3, 45.2)
+    assert r.scale == MetricScale(0.0, math.inf, 0.0, 47.0, minimize=True)
+    assert 20 < decision.predicted_final < 46  # and not 9.7
+    r.update("b", 1, 2.0), r.update("c", 1, 3.0)
+    assert r.scale.soft == (0.0, 3.0)
+    told = StoppingRule(20, MetricScale(0.0, math.inf, 0.0, 3.0, minimize=True), learn=0, audit=0.0)
+    for name, values in (("a", [47.0, 46.0, 45.2]), ("b", [2.0]), ("c", [3.0, 2.5])):
+        for step, value in enumerate(values, 1):
+            said = told.update(name, step, value)
+            if step == 3:
+                assert "45.2 lies beyond the soft range 0 to 3" in said.reason
+    assert r.update("c", 2, 2.5).p_improve == pytest.approx(said.p_improve, abs=1e-6)
+    other = StoppingRule(20, mode="min", learn=0, audit=0.0)
+    other.load_state_dict(r.state_dict())
+    assert other.scale == r.scale
+    r.update("d", 1, -1.0)  # a likelihood, say
+    assert r.scale.lower == -math.inf and r.scale.soft[0] < -1
+    with rejected("contradicts the scale"):
+        StoppingRule(20, MetricScale(0, 1), mode="min")
+
+
+def test_nothing_beats_a_perfect_value():
+    for scale, values, best in (
+        (None, [0.9, 0.97, 0.99, 0.995], 1.0),
+        (MetricScale(0, 1), [0.9, 0.97, 0.99, 0.995], 1.0),
+        (MetricScale(0, math.inf, 0, 1, minimize=True), [0.2, 0.05, 0.01, 0.002], 0.0),
+    ):
+        for posterior in ("lcpfn", "lcpfn-prior"):
+            r = StoppingRule(50, scale, posterior, learn=0, audit=0.0)
+            r.update("perfect", 1, best)
+            decision = report(r, "a", values)
+            assert decision.stop and decision.p_improve == 0
 
 
 def test_decisions_at_fractions_of_the_horizon():
@@ -123,7 +206,8 @@ def test_a_long_run_is_read_at_a_hundred_steps():
     r = StoppingRule(1000, audit=0.0)
     for step in range(1, 301):
         r.update("a", step, 0.2 + 0.1 * math.log10(step))
-    assert r._runs["a"].posterior.rows <= 32
+    assert r._runs["a"].posterior.rows <= 100
+    assert r._runs["a"].read == list(range(0, 300, 4))  # the latest is read too, and does not stay
 
 
 def test_audits_are_seeded_and_tell_the_regret():
@@ -223,6 +307,8 @@ def test_state_survives_json():
         assert other.update("running", step, value) == r.update("running", step, value)
     with rejected("must come from state_dict"):
         other.load_state_dict({"runs": []})
+    with rejected("horizon 30, and this rule has 20; build both with the same horizon"):
+        other.load_state_dict(learner(horizon=30).state_dict())
 
 
 def test_a_picture_of_a_decision():

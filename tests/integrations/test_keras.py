@@ -1,3 +1,4 @@
+import copy
 import os
 
 os.environ["KERAS_BACKEND"] = "torch"  # keras reads it when it is imported
@@ -56,8 +57,36 @@ def test_minimised_metric():
     with pytest.raises(ValueError, match="sounds as if larger were better, and its scale says smaller"):
         LCPFNStopping("val_acc", scale=loss)
     assert fit([0.3 + 0.05 * k for k in range(20)], LCPFNStopping("val_acc", scale=loss, mode="min")) < 15
-    with pytest.raises(ValueError, match="looks like a loss"):
-        LCPFNStopping("val_loss")
+    rising = [1 - v for v in FALLING]
+    assert fit(rising, LCPFNStopping("val_acc", mode="min")) < 12
+    assert fit([1 - v for v in RISING], LCPFNStopping("val_acc", mode="min", horizon=100), epochs=6) == 6
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_epochs_without_validation_are_passed_over():
+    stopping = LCPFNStopping("val_loss")
+    data = {"validation_data": (np.ones((4, 1)), np.ones(4)), "validation_freq": 2}
+    fit(RISING, stopping, epochs=4, **data)
+    # the script logs val_acc at every epoch, so that validation looks done: the name alone tells otherwise
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile(optimizer="sgd", loss="mse")
+    model.fit(np.ones((4, 1)), np.ones(4), epochs=4, verbose=0, callbacks=[stopping], **data)
+    assert stopping.reports.state_dict()["runs"]["run"]["steps"] == [2, 4]
+    with pytest.warns(RuntimeWarning, match="saw no value of 'val_loss'"):
+        model.fit(np.ones((4, 1)), np.ones(4), epochs=2, verbose=0, callbacks=[stopping])
+
+
+def test_copies_are_callbacks_of_their_own():
+    """As tuners make them, before and after a training."""
+    first = LCPFNStopping("val_acc")
+    second = copy.deepcopy(first)
+    fit(RISING, first, epochs=3)
+    third = copy.deepcopy(first)
+    fit(BAD, second, epochs=2), fit(BAD, third, epochs=4)
+    lengths = [len(c.reports.state_dict()["runs"]["run"]["steps"]) for c in (first, second, third)]
+    assert lengths[:2] == [3, 2]
+    rule = bv.StoppingRule(20, posterior=Trend())
+    assert copy.deepcopy(LCPFNStopping("val_acc", rule=rule, run="a")).reports.rule is rule
 
 
 def test_nan_stops_and_failures_warn_once():

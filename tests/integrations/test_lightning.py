@@ -45,12 +45,13 @@ def loader():
     return torch.utils.data.DataLoader(torch.ones(4, 1), batch_size=2)
 
 
-def fit(values, callback, epochs=20, validate=True, folder=None, ckpt=None, **options):
+def fit(values, callback, epochs=20, validate=True, folder=None, ckpt=None, data=None, **options):
+    callbacks = callback if isinstance(callback, list) else [callback]
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, callbacks=[callback], **options,
+        enable_model_summary=False, enable_checkpointing=False, callbacks=callbacks, **options,
     )  # fmt: skip
-    trainer.fit(Scripted(values), loader(), loader() if validate else None, ckpt_path=ckpt)
+    trainer.fit(Scripted(values), data or loader(), loader() if validate else None, ckpt_path=ckpt)
     return trainer
 
 
@@ -99,8 +100,7 @@ def test_minimised_metric():
     with pytest.raises(ValueError, match="sounds as if larger were better, and its scale says smaller"):
         LCPFNStopping("val_acc", scale=loss)
     assert fit([0.3 + 0.05 * k for k in range(20)], LCPFNStopping("val_acc", scale=loss, mode="min")).current_epoch < 15
-    with pytest.raises(ValueError, match="looks like a loss"):
-        LCPFNStopping("val_loss")
+    assert fit([1 - v for v in FALLING], LCPFNStopping("val_acc", mode="min")).current_epoch < 12
 
 
 def test_nan_stops_and_failures_warn_once():
@@ -113,8 +113,53 @@ def test_nan_stops_and_failures_warn_once():
 
 
 def test_unknown_horizon_is_refused_before_training():
-    with pytest.raises(ValueError, match="horizon"):
-        fit(RISING, LCPFNStopping("val_acc"), epochs=-1, max_steps=4)
+    rule = bv.StoppingRule(20, posterior=Trend())
+    with pytest.raises(ValueError, match="set max_epochs or max_steps"):
+        fit(RISING, LCPFNStopping("val_acc"), epochs=-1)
+    alone = LCPFNStopping("val_acc")
+    fit(RISING, alone, epochs=-1, max_steps=4)
+    assert alone.reports.rule.horizon == 2 and alone.state_dict()["runs"]["run"]["steps"] == [1, 2]
+    fit(RISING, LCPFNStopping("val_acc", rule=rule, run="a"), epochs=-1, max_steps=4)
+    assert rule.state_dict()["runs"]["a"]["steps"] == [1, 2]
+
+
+class Endless(torch.utils.data.IterableDataset):
+    """Twelve examples, which nobody knows beforehand."""
+
+    def __iter__(self):
+        return iter(torch.ones(12, 1))
+
+
+def test_data_of_unknown_length():
+    """Validation inside an epoch counts optimiser steps up to max_steps; at its end it counts epochs."""
+    unknown = torch.utils.data.DataLoader(Endless(), batch_size=1)
+    inside = LCPFNStopping("val_acc")
+    fit(RISING, inside, data=unknown, epochs=1, max_steps=12, val_check_interval=3)
+    assert inside.state_dict()["runs"]["run"]["steps"] == [3, 6, 9, 12] and inside.reports.rule.horizon == 12
+    falling = LCPFNStopping("val_acc")
+    trainer = fit(FALLING, falling, data=unknown, epochs=-1, max_steps=60, val_check_interval=3)
+    assert trainer.global_step < 36 and falling.decision.stop
+    ends = LCPFNStopping("val_acc")
+    fit(RISING, ends, data=unknown, epochs=3)
+    assert ends.state_dict()["runs"]["run"]["steps"] == [1, 2, 3] and ends.reports.rule.horizon == 3
+    with pytest.raises(ValueError, match=r"max_steps, since the data's length is unknown.*horizon=optimiser steps"):
+        fit(RISING, LCPFNStopping("val_acc"), data=unknown, epochs=2, val_check_interval=3)
+
+
+def test_two_callbacks_for_two_metrics(tmp_path):
+    both = [LCPFNStopping("val_acc", horizon=20), LCPFNStopping("train_acc", horizon=20, on_train_epoch_end=True)]
+    assert both[0].state_key != both[1].state_key
+    path = tmp_path / "last.ckpt"
+    fit(RISING, both, epochs=3).save_checkpoint(path)
+    again = [LCPFNStopping("val_acc", horizon=20), LCPFNStopping("train_acc", horizon=20, on_train_epoch_end=True)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(RISING, again, epochs=4, ckpt=path)
+    for callback in again:
+        assert callback.state_dict()["runs"]["run"]["steps"] == [1, 2, 3, 4]
+    with pytest.raises(ValueError, match="build both with the same horizon"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(RISING, LCPFNStopping("val_acc", horizon=30), epochs=4, ckpt=path)
 
 
 def test_resumes_from_a_checkpoint(tmp_path):

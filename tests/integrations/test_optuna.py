@@ -249,6 +249,31 @@ def test_failed_trials_do_not_count(study):
     assert study.pruner.decide(study, reported(study, good(10))._get_latest_trial()).p_improve > 0.05
 
 
+def test_steps_count_as_they_are_reported():
+    """At 0, 10, ..., 100 with the horizon 100 the last report is the last step, and step 0 the untrained state."""
+    study = make_study(TrendPruner(horizon=100))
+    study.tell(reported(study, {10 * k: 0.5 + 0.03 * k for k in range(11)}), 0.8)
+    trial = reported(study, {0: 0.1, 10: 0.4, 20: 0.41})
+    assert trial.should_prune() is True
+    decision = study.pruner.decide(study, study.trials[1])
+    assert decision.step == 20 and "0.8" in decision.reason  # the best is the last value
+    assert "step 0 alone" in study.pruner.decide(study, reported(study, {0: 0.1})._get_latest_trial()).reason
+    every = make_study(TrendPruner(horizon=10))  # 0, 1, ..., 10 of 10: the last is no eleventh epoch
+    every.tell(reported(every, {k: 0.5 + 0.03 * k for k in range(11)}), 0.8)
+    trial = reported(every, {0: 0.1, 1: 0.4, 2: 0.4})
+    assert trial.should_prune() is True and every.pruner.decide(every, every.trials[1]).step == 2
+
+
+def test_trials_that_died_while_running_do_not_set_the_best_for_ever():
+    study = make_study(TrendPruner(horizon=EPOCHS))
+    reported(study, {0: 0.97, 1: 0.99, 2: 0.999})  # its process is killed
+    decide = lambda: study.pruner.decide(study, reported(study, good(10))._get_latest_trial()).p_improve  # noqa: E731
+    assert decide() < 0.05
+    for _ in range(6):
+        study.tell(reported(study, good()), 0.87)
+    assert decide() > 0.05
+
+
 def test_minimised():
     study = make_study(TrendPruner(horizon=EPOCHS), direction="minimize")  # an error rate
     study.tell(reported(study, {k: 1 - v for k, v in good().items()}), 0.13)

@@ -108,6 +108,23 @@ def test_failed_trials_do_not_count():
     assert made.trials.rule.best == best
 
 
+def test_a_trial_that_is_tried_again_keeps_its_curve_up_to_the_restored_iteration():
+    """As Ray does it: on_trial_error, then on_trial_add, then results from the checkpoint on."""
+    made = scheduler()
+    run(made, "a", rising(0.9)[:6])
+    made.on_trial_error(None, trial("a"))
+    made.on_trial_add(None, trial("a"))
+    assert made.trials.rule.best == pytest.approx(0.9 - 0.4 * 6**-0.8)
+    run(made, "a", [result(5, 0.5), result(6, 0.55)])
+    held = made.trials.rule.state_dict()["runs"]["a"]
+    assert held["steps"] == [1, 2, 3, 4, 5, 6] and held["values"][-2:] == [0.5, 0.55]
+    stopper = LCPFNStopper("score", "max", EPOCHS, posterior=Trend(), audit=0.0)
+    for one in [*rising(0.9)[:6], result(5, 0.5)]:
+        stopper("a", one)
+    assert stopper.trials.rule.state_dict()["runs"]["a"]["values"][-1] == 0.5
+    assert len(stopper.trials.rule.state_dict()["runs"]["a"]["steps"]) == 5
+
+
 def test_save_and_restore(tmp_path):
     made = scheduler()
     run(made, "a", rising(0.9))
@@ -149,8 +166,9 @@ def test_nan_stops_and_failures_warn_once():
 def test_refused_before_training():
     with pytest.raises(ValueError, match="metric and mode"):
         LCPFNScheduler(EPOCHS).on_trial_add(None, trial("a"))
-    with pytest.raises(ValueError, match="looks like a loss"):
-        scheduler(metric="val_loss", mode="min")
+    loss = scheduler(metric="val_loss", mode="min")  # measured by its first values
+    loss.on_trial_result(None, trial("a"), {"val_loss": 4.0, "training_iteration": 1})
+    assert loss.trials.rule.scale.soft == (0.0, 4.0)
     with pytest.raises(ValueError, match="'min' or 'max'"):
         LCPFNStopper("score", "up", EPOCHS)
     with pytest.raises(ValueError, match="delta"):

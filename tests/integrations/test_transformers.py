@@ -67,8 +67,10 @@ def test_trainings_that_share_a_rule():
 def test_direction_is_that_of_the_arguments():
     error = [0.3 + 0.05 * min(k, 12) for k in range(20)]
     assert fit(error, LCPFNStopping(), greater_is_better=False).state.epoch < 12
-    with pytest.raises(ValueError, match="looks like a loss"):
-        fit(RISING, LCPFNStopping(), metric_for_best_model="loss", greater_is_better=False)
+    stopping = LCPFNStopping()
+    fit(RISING, stopping, epochs=2, metric_for_best_model="loss", greater_is_better=False)
+    first = stopping.reports.state_dict()["runs"]["run"]["values"][0]
+    assert stopping.reports.rule.minimize and stopping.reports.rule.scale.soft == (0.0, first)
     loss = bv.MetricScale(lower=0, soft_lower=0, soft_upper=3, minimize=True)
     stopping = LCPFNStopping("eval_loss", scale=loss)
     fit(RISING, stopping, epochs=2, greater_is_better=False)

@@ -143,9 +143,32 @@ def test_a_scale_is_a_change_of_units():
     assert isinstance(law, TruncatedTransformed)
     best = float(loss.min())
     u = scale.normalize(torch.tensor(best))
-    inside = 1 - plain.cdf(torch.tensor(0.0)) - plain.probability_above(float(scale.normalize(torch.tensor(-1e9))))
-    expected = plain.probability_above(float(u)) - plain.probability_above(float(scale.normalize(torch.tensor(-1e9))))
+    inside = 1 - plain.cdf(torch.tensor(0.0)) - plain.probability_above(1.0)
+    expected = plain.probability_above(float(u)) - plain.probability_above(1.0)
     torch.testing.assert_close(law.cdf(torch.tensor(best)), (expected / inside).double(), rtol=1e-4, atol=1e-6)
+
+
+def test_nothing_lies_beyond_a_hard_bound():
+    loss, error = MetricScale(0, math.inf, 0, 3, minimize=True), MetricScale(0, 1, minimize=True)
+    for posterior, y, best in (
+        (bv.pretrained("lcpfn"), VALUES.clip(max=0.78) + 0.22, 1.0),
+        (bv.pretrained("lcpfn").with_metric(scale=loss), 1.0 - EPOCHS / 30, 0.0),
+        (bv.pretrained("lcpfn-prior").with_metric(scale=error), 1.0 - EPOCHS / 30, 0.0),
+    ):
+        law = posterior.condition(EPOCHS, y).predict([31.0, 60.0, 100.0])
+        beaten = law.probability_above(best) if best else law.cdf(best)
+        assert (beaten == 0).all()
+        beyond = best + 1e-6 * (1 if best else -1)
+        assert (law.log_prob(beyond) == -math.inf).all() and law.log_prob(best).isfinite().all()
+        low, high = law.interval(0.999)
+        assert ((low >= 0) & ((high <= 1) | (posterior.scale == loss))).all()
+    with rejected(r"metric in \[0, 1\].*unbounded\(\)"):
+        bv.pretrained("lcpfn").condition([1, 2], [0.5, 1.2])
+    with rejected("within the bounds of the scale, 0 to 1, got 1.2"):
+        bv.pretrained("lcpfn").with_metric(scale=error).condition([1, 2], [0.5, 1.2])
+    with rejected("scale's bounds"):
+        bv.pretrained("lcpfn").with_metric(scale=error).unbounded()
+    assert isinstance(bv.pretrained("lcpfn").unbounded().condition([1, 2], [0.5, 1.2]).predict(3), Mixture)
 
 
 def test_constant_and_perfect_curves_are_curves():
@@ -253,7 +276,7 @@ def test_the_shipped_networks_know_their_prior(name, least):
     # 300 curves of the published prior at 40 % seen: the standard error is 0.05; the marginal of the prior scores 0.1
     task = LearningCurves().sample(300, 100, generator=torch.Generator().manual_seed(3))
     x, y = task.x, task.y
-    law = bv.pretrained(name).condition(x[:, :40], y[:, :40]).predict(x[:, 40:])
+    law = bv.pretrained(name).unbounded().condition(x[:, :40], y[:, :40]).predict(x[:, 40:])
     assert float(law.log_prob(y[:, 40:]).mean()) > least
     low, high = law.interval(0.9)
     assert 0.85 < float(((low < y[:, 40:]) & (y[:, 40:] < high)).float().mean()) < 0.95

@@ -5,6 +5,7 @@ import torch
 from checks import rejected
 
 import bayesvision as bv
+from bayesvision.io.checkpoints import shipped_file
 from priors import BayesianLinear, LearningCurves
 
 TRAIN = bv.Train(steps=3, batch=2, execution=bv.Execution(device="cpu"))
@@ -34,6 +35,13 @@ def test_training_starts_from_the_weights_of_the_file_and_the_costs_add_up(first
     alone = replace(SMALL, train=replace(TRAIN, steps=1)).fit(BayesianLinear())
     assert still.metadata["tasks"] == before.metadata["tasks"] + alone.metadata["tasks"]
     assert len(still.metadata["started from"]) == 64
+
+
+def test_training_starts_from_a_file_of_the_first_format():
+    train = replace(TRAIN, start=str(shipped_file("lcpfn-prior")), steps=1, batch=1, lr=1e-12)
+    method = replace(bv.pretrained("lcpfn-prior").method, rows=(8, 8), train=train)
+    before, after = bv.pretrained("lcpfn-prior").float(), method.fit(LearningCurves())
+    torch.testing.assert_close(after.predict(50.0).mean, before.predict(50.0).mean, rtol=1e-4, atol=1e-5)
 
 
 def test_a_run_that_starts_from_a_file_goes_on_after_an_interruption(first, tmp_path):

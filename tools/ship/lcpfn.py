@@ -17,7 +17,7 @@ def measure(posterior, curves: int) -> list[dict[str, float]]:
     """Log-likelihood and coverage on curves of the published prior, by the number of epochs seen."""
     task, lines = LearningCurves().sample(curves, 100, generator=generator("cpu", 99)), []
     for seen in (10, 20, 40, 80):
-        law = posterior.condition(task.x[:, :seen], task.y[:, :seen]).predict(task.x[:, seen:])
+        law = posterior.unbounded().condition(task.x[:, :seen], task.y[:, :seen]).predict(task.x[:, seen:])
         score = law.log_prob(task.y[:, seen:]).mean(-1)
         low, high = law.quantile(torch.tensor([0.05, 0.95]))
         inside = ((low < task.y[:, seen:]) & (task.y[:, seen:] < high)).float().mean()

@@ -122,7 +122,7 @@ def _ranked(outcomes: dict[str, Outcome], minimize: bool) -> list[str]:
 
     def key(name: str) -> float:
         final = outcomes[name].final
-        return math.inf if final is None else final.mean if minimize else -final.mean
+        return math.inf if final is None else final.median if minimize else -final.median
 
     return sorted(outcomes, key=key)
 
@@ -133,7 +133,7 @@ def _show(title: str, ranked: list[str], found: "dict[str, Curve]", outcomes: di
     lines = []
     for name in ranked:
         (call, chance, final), curve = outcomes[name], found[name]
-        predicted = ["", ""] if final is None else [f"{final.mean:.4g}", f"{final.lower:.4g} to {final.upper:.4g}"]
+        predicted = ["", ""] if final is None else [f"{final.median:.4g}", f"{final.lower:.4g} to {final.upper:.4g}"]
         if call == "done":
             predicted[1] = ""
         shown = "" if chance is None else f"{chance:.3f}"

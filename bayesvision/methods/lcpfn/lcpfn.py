@@ -15,7 +15,7 @@ from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import convert_fields, describe, to_json
 from bayesvision.core.roles import Conditionable, Exported, Log, Prior
-from bayesvision.distributions import Mixture, TruncatedTransformed
+from bayesvision.distributions import Mixture, TruncatedTransformed, within
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.methods.lcpfn.network import PrefixTransformer
 from bayesvision.methods.lcpfn.tasks import TaskStream
@@ -29,7 +29,8 @@ __all__ = ["LCPFN", "LCPFNPosterior"]
 
 SPAN = 100.0  # epochs of the network, which the horizon of a run is rescaled to
 CHUNK = 65_536  # epochs, times the batch, that predict asks for in one pass: bounds its memory
-REACH = 8.0  # how far beyond [0, 1] a value may lie without a scale
+REACH = 8.0  # how far beyond [0, 1] a value may lie where no bounds are known
+SLACK = 1e-6  # how far beyond a bound rounding may carry a value
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,7 @@ class LCPFN:
         """
         stream = TaskStream(self, check_prior(source))
         posterior = self.untrained()
+        posterior.bounds = getattr(source, "bounds", None)
         recipe = {"method": describe(self), "prior": describe(source)}
         cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log, {"curves": stream.curves()})
         size = sum(p.numel() for p in posterior.network.parameters())
@@ -122,7 +124,8 @@ class LCPFNPosterior(Conditionable):
         method: the recipe.
         metadata: the prior, the number of parameters and what training cost.
         horizon: last epoch that can be predicted.
-        scale: units of the metric; None for a metric in [0, 1] where larger is better.
+        scale: units of the metric; None for the prior's, in [0, 1] where larger is better.
+        bounds: hard bounds of a metric without a scale, where the prior states some.
     """
 
     x: Tensor | None
@@ -134,6 +137,7 @@ class LCPFNPosterior(Conditionable):
         self.method, self.network, self.head = method, network, head
         self.metadata: dict[str, Any] = {}
         self.horizon, self.scale = SPAN, None
+        self.bounds: tuple[float, float] | None = None
         for name in ("x", "y", "state"):
             self.register_buffer(name, None, persistent=False)
         self.memory = KVCache()
@@ -173,6 +177,18 @@ class LCPFNPosterior(Conditionable):
         new.horizon, new.scale = float(horizon), scale
         return new
 
+    def unbounded(self) -> Self:
+        """The same network for values as its prior draws them, noise beyond the bounds of the metric included.
+
+        Raises:
+            ValueError: the posterior has a scale, which says the bounds.
+        """
+        if self.scale is not None:
+            raise ValueError("a posterior with a scale has the scale's bounds; leave them infinite there instead")
+        new = share(self)
+        new.bounds = None
+        return new
+
     @outside_inference_mode
     def condition(self, x: Any, y: Any) -> Self:
         """A new posterior that has also seen the values `y` [*batch, n] at the epochs `x` [n] or [*batch, n, 1].
@@ -181,7 +197,7 @@ class LCPFNPosterior(Conditionable):
         cost one token each, and an earlier one makes the network read the curve again.
 
         Raises:
-            ValueError: wrong shapes, values that are not finite or, without a scale, far outside [0, 1], epochs outside
+            ValueError: wrong shapes, values that are not finite or outside the bounds of the metric, epochs outside
                 (0, horizon] or repeated, or more rows than the network was trained for.
         """
         x, y = self._check_curve(x, y)
@@ -214,13 +230,28 @@ class LCPFNPosterior(Conditionable):
         y = check_targets(y, x, constant=True)
         if self.x is not None and x.shape[:-2] != self.x.shape[:-1]:
             raise ValueError(f"x must have the batch axes {tuple(self.x.shape[:-1])}, got {tuple(x.shape[:-2])}")
-        outside = (y < -REACH) | (y > 1 + REACH)
-        if self.scale is None and outside.any():
-            raise ValueError(
-                f"y must be a metric in [0, 1] where larger is better, got {y[outside][0].item():g}; for another one "
-                "say posterior.with_metric(scale=MetricScale(lower, upper, soft_lower, soft_upper, minimize)) first"
-            )
+        self._check_values(y)
         return x.double().squeeze(-1).detach(), y.detach()
+
+    def _check_values(self, y: Tensor) -> None:
+        lower, upper = self._bounds or (-REACH, 1 + REACH)
+        slack = SLACK * y.abs().clamp(min=1)
+        outside = (y < lower - slack) | (y > upper + slack)
+        if not outside.any():
+            return
+        value = y[outside][0].item()
+        if self.scale is not None:
+            raise ValueError(f"y must lie within the bounds of the scale, {lower:g} to {upper:g}, got {value:g}")
+        more = "; for values as the prior draws them say posterior.unbounded()" if self.bounds else ""
+        raise ValueError(
+            f"y must be a metric in [0, 1] where larger is better, got {value:g}; for another one "
+            f"say posterior.with_metric(scale=MetricScale(lower, upper, soft_lower, soft_upper, minimize)) first{more}"
+        )
+
+    @property
+    def _bounds(self) -> tuple[float, float] | None:
+        """Hard bounds of the metric, if there are any."""
+        return self.bounds if self.scale is None else (self.scale.lower, self.scale.upper)
 
     def _check_epochs(self, x: Any) -> Float[Tensor, "*batch n 1"]:
         x = check_inputs(x, 1).to(self.device)
@@ -295,7 +326,9 @@ class LCPFNPosterior(Conditionable):
 
     def _law(self, raw: Tensor, loc: Tensor) -> Mixture | TruncatedTransformed:
         law = self.head(raw, loc)
-        return law if self.scale is None else TruncatedTransformed(law, self.scale.transform, validate_args=False)
+        if self.scale is not None:
+            return self.scale.law(law)
+        return within(law, *self.bounds) if self.bounds else law
 
     def _batch_of(self, x: Tensor, seen: Tensor) -> torch.Size:
         try:
@@ -331,6 +364,7 @@ class LCPFNPosterior(Conditionable):
             exact |= {"x": self.x, "y": self.y}
         scale = None if self.scale is None else to_json(self.scale)
         known = {"metadata": self.metadata, "horizon": self.horizon, "reads": self._reads, "scale": scale}
+        known["bounds"] = self.bounds
         return Exported(weights, exact, known)
 
     @classmethod
@@ -339,6 +373,7 @@ class LCPFNPosterior(Conditionable):
         posterior, weights = method.untrained(), {k: v for k, v in tensors.items() if k not in ("x", "y")}
         posterior.to(weights["network.norm.weight"].dtype).load_state_dict(weights)
         posterior.metadata = header["metadata"]
+        posterior.bounds = tuple(header["bounds"]) if header.get("bounds") else None
         posterior.requires_grad_(False).eval()
         given = {k: v for k, v in (header["scale"] or {}).items() if v is not None}
         posterior = posterior.with_metric(header["horizon"], MetricScale(**given) if header["scale"] else None)

@@ -1,0 +1,63 @@
+"""The units of a metric that nobody has told: a loss between zero and what runs start with."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from bayesvision.distributions.metric import MetricScale
+
+__all__ = ["FIRST", "beyond", "learned_scale", "remark"]
+
+FAR = 0.5  # of the width of the soft range: a value further out is said to lie outside of it
+TINY = 1e-6
+FIRST = 8  # runs whose first readings tell where losses start
+
+
+def learned_scale(
+    firsts: Sequence[float],
+    least: float,
+    lower: float | None = None,
+    upper: float | None = None,
+    soft_lower: float | None = None,
+    soft_upper: float | None = None,
+) -> MetricScale:
+    """The scale of a loss that is known by the runs' own readings.
+
+    The soft range goes from 0, or from below the least value where losses are negative, to the median of the first
+    readings; 0 is a hard bound as long as no value lies below it. What is told is kept.
+
+    Args:
+        firsts: first reading of each run.
+        least: the least value that was seen.
+        lower, upper, soft_lower, soft_upper: of the scale.
+
+    Raises:
+        ValueError: as in `MetricScale`.
+    """
+    top = statistics.median(firsts)
+    lower = (0.0 if least >= 0 else -math.inf) if lower is None else lower
+    upper = math.inf if upper is None else upper
+    if soft_lower is None:
+        soft_lower = lower if math.isfinite(lower) else least - max(top - least, abs(least), TINY) / 2
+    if soft_upper is None:
+        soft_upper = min(top, upper)
+        if soft_upper <= soft_lower:
+            soft_upper = min(soft_lower + max(1.0, abs(soft_lower)), upper)
+    return MetricScale(lower, upper, soft_lower, soft_upper, minimize=True)
+
+
+def beyond(values: Iterable[float], scale: MetricScale | None) -> list[float]:
+    """The values outside the soft range of a scale, where forecasts are coarse."""
+    if scale is None:
+        return []
+    low, high = scale.soft
+    reach = FAR * (high - low)
+    return [v for v in values if math.isfinite(v) and not low - reach <= v <= high + reach]
+
+
+def remark(value: float, scale: MetricScale | None) -> str:
+    """A word on a value outside the soft range, or nothing."""
+    if scale is None or not beyond([value], scale):
+        return ""
+    low, high = scale.soft
+    return f"; {value:.6g} lies beyond the soft range {low:.6g} to {high:.6g}, where forecasts are coarse"

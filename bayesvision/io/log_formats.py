@@ -1,81 +1,121 @@
-"""What a line of a log says: rows of run, step and value, from CSV, JSON lines or TensorBoard events."""
+"""What a log says: rows of run, step and value, from CSV, JSON or TensorBoard events.
+
+Lines of a growing file are split by the standard library's `csv` and `json`: a reader of whole tables, as pandas has
+one, knows neither where it stopped nor the number of a line that cannot be read. Event files go through tensorboard's
+own loader, which follows a file that grows.
+"""
 
 import csv
 import json
 import math
 import re
-from collections.abc import Iterable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
+from bayesvision.io.log_columns import (
+    METRICS,
+    RUNS,
+    STEPS,
+    Choice,
+    Names,
+    Row,
+    candidates,
+    choose_metric,
+    find,
+    finer_step,
+    is_metric,
+    listed,
+    number,
+    row,
+)
 from bayesvision.io.tables import is_number
 
-__all__ = ["CsvLines", "EventFile", "Format", "JsonLines", "Names", "Row"]
+__all__ = ["CsvLines", "EventFile", "Format", "JsonRecords", "records"]
 
-# Names that are understood without being told, the most telling first; case does not matter.
-RUNS = ("run", "run_id", "run_name", "trial", "trial_id", "trial_name", "config", "config_id", "experiment")
-STEPS = ("epoch", "step", "iteration", "iter", "global_step", "training_iteration", "_step", "epochs", "steps", "t")
-METRICS = ("value", "metric", "score", "objective")
-OTHER = ("time", "timestamp", "wall_time", "walltime", "date", "elapsed", "seconds", "_runtime", "_timestamp", "lr")
-WORDS = {"loss", "acc", "accuracy", "error", "err", "auc", "f1", "map", "bleu", "rmse", "mse", "mae", "nll"}
-WORDS |= {"perplexity", "ppl", "precision", "recall", "wer", "ssim", *METRICS}  # a column with one of these is a metric
-ABSENT = ("", "na", "n/a", "null", "none")  # no reading; nan and inf are readings of a diverged run
-LONGEST_NAME = 200
-
-
-class Names(NamedTuple):
-    """Names of the columns (keys, tags) to read; those that are None are found out."""
-
-    run: str | None = None
-    step: str | None = None
-    metric: str | None = None
-
-
-class Row(NamedTuple):
-    """One reading; `run` is empty where the file is one run."""
-
-    run: str
-    step: float
-    value: float
+EXPORTED = re.compile(r"(?P<run>.+) - (?P<metric>.+)")  # a column of a table that W&B exports
+BOUNDS = ("__MIN", "__MAX")  # its columns beside it
+DEEPEST = 6  # nested objects
 
 
 class Format(Protocol):
-    """Turns a line of text into rows; a line that cannot be read raises a `ValueError`."""
+    """Turns a line of text into rows; a line that cannot be read raises a `ValueError`.
 
-    metric: str | None
+    Attributes:
+        choice: the metric that is read, as far as it is known.
+        stale: whether what was read before has to be read again, since a later line told better what to read.
+    """
+
+    choice: Choice
+    stale: bool
 
     def rows(self, line: str) -> list[Row]: ...
+
+
+class _Steps:
+    """The column of steps, and a finer one to turn to if it stands still between two readings of a run."""
+
+    def __init__(self, wanted: str | None) -> None:
+        self.wanted, self.name, self.finer = wanted, wanted, None
+        self.switched = wanted is not None
+        self.last: dict[str, tuple[float, float]] = {}
+
+    def learn(self, names: Iterable[str]) -> bool:
+        """Find both among names; whether the column of steps became another one."""
+        if self.switched:
+            return False
+        before, names = self.name, list(names)
+        self.name = find(names, STEPS)
+        self.finer = None if self.name is None else finer_step(names, self.name)
+        return before is not None and before != self.name
+
+    def stands_still(self, run: str, step: float, finer: float | None) -> bool:
+        """Whether the finer column went on where this one did not; then that one is the step from now on."""
+        before = self.last.get(run)
+        if finer is None:
+            return False
+        self.last[run] = step, finer
+        if before is None or step != before[0] or not finer > before[1]:
+            return False
+        self.name, self.finer, self.last, self.switched = self.finer, None, {}, True
+        return True
 
 
 class CsvLines:
     """Lines under a header, separated by commas, semicolons or tabs.
 
     With a column for runs the table is long: run, step, value. Without one, the file is one run if it has one column of
-    values or the metric is named, else each column is a run; but columns called after metrics are not runs.
+    values or one that is held out from training, else each column is a run; but columns called after metrics are not
+    runs. In a table that W&B exports, `run - metric` is a run, and the columns `__MIN` and `__MAX` are none.
 
     Args:
         header: the first line.
         names: columns to read.
 
     Raises:
-        ValueError: the header does not say which columns are runs, steps and values.
+        ValueError: the header does not say which columns are runs and steps, or there are no values.
     """
 
     def __init__(self, header: str, names: Names = Names()) -> None:  # noqa: B008 (immutable)
-        self.delimiter = next((d for d in ",;\t" if d in header), ",")
-        self.columns = [c.strip() for c in self._cells(header)]
-        if all(is_number(c) for c in self.columns):
+        bare = re.sub(r'"[^"]*"', "", header)  # a separator in quotes separates nothing
+        self.delimiter = next((d for d in ",;\t" if d in bare), ",")
+        self.header, self.stale = header, False
+        columns = [c.strip() for c in self._cells(header)]
+        while len(columns) > 1 and not columns[-1]:
+            columns.pop()  # a separator at the end of the line
+        self.columns = columns
+        if all(is_number(c) for c in columns):
             raise ValueError("the first line holds numbers only; it must name the columns")
-        for k, name in enumerate(self.columns):
-            if name in self.columns[:k]:
+        for k, name in enumerate(columns):
+            if name in columns[:k]:
                 raise ValueError(f"two columns are called {name!r}; rename one")
-        self.run = self._find("run", names.run, RUNS)
-        self.step = self._find("step", names.step, STEPS)
-        if self.step is None and (not self.columns[0] or self.columns[0].lower().startswith("unnamed")):
-            self.step = 0  # the index that pandas writes
-        if self.step is None:
-            raise ValueError(f"no column for steps among {_listed(self.columns)}; name it with --step")
-        self.values = self._find_values(names.metric)
-        self.metric = None if len(self.values) > 1 else self.columns[self.values[0]]
+        self.run = self._wanted("run", names.run) or find(columns, RUNS)
+        self.steps = _Steps(self._wanted("step", names.step))
+        self.steps.learn(columns)
+        if self.steps.name is None and (not columns[0] or columns[0].lower().startswith("unnamed")):
+            self.steps.name = columns[0]  # the index that pandas writes
+        if self.steps.name is None:
+            raise ValueError(f"no column for steps among {listed(columns)}; name it with --step")
+        self.wide = self._find_values(names.metric)
 
     def _cells(self, line: str) -> list[str]:
         try:
@@ -83,51 +123,70 @@ class CsvLines:
         except csv.Error as error:
             raise ValueError(str(error)) from None
 
-    def _find(self, role: str, wanted: str | None, known: tuple[str, ...]) -> int | None:
-        if wanted is not None:
-            if wanted not in self.columns:
-                raise ValueError(f"no column {wanted!r} for --{role}, only {_listed(self.columns)}")
-            return self.columns.index(wanted)
-        lower = [c.lower() for c in self.columns]
-        return next((lower.index(name) for name in known if name in lower), None)
+    def _wanted(self, role: str, name: str | None) -> str | None:
+        if name is not None and name not in self.columns:
+            raise ValueError(f"no column {name!r} for --{role}, only {listed(self.columns)}")
+        return name
 
-    def _find_values(self, wanted: str | None) -> list[int]:
-        place = self._find("metric", wanted, METRICS)
-        if place is not None:
-            return [place]
-        known = STEPS + OTHER
-        left = [k for k, c in enumerate(self.columns) if k not in (self.run, self.step) and c.lower() not in known]
+    def _find_values(self, wanted: str | None) -> dict[str, str]:
+        """The columns of values and the runs that they are, empty for the run of the line or file."""
+        left = candidates(self.columns, (self.run, self.steps.name))
+        exported = {c: m for c in left if not c.endswith(BOUNDS) and (m := EXPORTED.fullmatch(c))}
+        if exported and self.run is None and (wanted is None or wanted not in left):
+            self.choice = choose_metric(list(dict.fromkeys(m["metric"] for m in exported.values())), wanted)
+            return {c: m["run"] for c, m in exported.items() if m["metric"] == self.choice.metric}
+        if wanted is not None and wanted in self.columns:
+            self.choice = Choice(wanted, "", tuple(name for name in left if name != wanted))
+            return {wanted: ""}
+        if wanted is None and self.run is None and len(left) > 1 and not any(map(is_metric, left)):
+            self.choice = Choice(None)
+            return {name: name for name in left}
+        self.choice = choose_metric(left, wanted)
         if not left:
-            raise ValueError(f"no column of values among {_listed(self.columns)}")
-        names = [self.columns[k] for k in left]
-        if len(left) > 1 and (self.run is not None or any(_is_metric(n) for n in names)):
-            raise ValueError(f"the metric may be any of {_listed(names)}; name one with --metric")
-        return left
+            raise ValueError(f"{self.choice.problem} among {listed(self.columns)}")
+        return {} if self.choice.metric is None else {self.choice.metric: ""}
 
     def rows(self, line: str) -> list[Row]:
-        """The readings of one line; none where a cell is empty."""
+        """The readings of one line; none where a cell is empty, or the header comes again."""
+        if line == self.header:
+            return []
         cells = self._cells(line)
+        if len(cells) == len(self.columns) + 1 and not cells[-1].strip():
+            cells.pop()
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} fields where the header has {len(self.columns)}")
-        assert self.step is not None
-        found, wide = [], len(self.values) > 1
-        for k in self.values:
-            value = _parse(cells[k], self.columns[k])
-            if value is not None:
-                run = self.columns[k] if wide else "" if self.run is None else cells[self.run]
-                found.append(_row(run, _parse(cells[self.step], self.columns[self.step]), value, self.run is not None))
+        at, found = dict(zip(self.columns, cells, strict=True)), []
+        for column, run in self.wide.items():
+            value = self._number(at, column)
+            if value is None:
+                continue
+            assert self.steps.name is not None
+            name, step = run or (at[self.run] if self.run else ""), self._number(at, self.steps.name)
+            doubtful = math.isnan(value) and not run and self._others_are_numbers(at)
+            found.append(row(name, step, value, self.run is not None, doubtful))
+            if self.steps.finer is not None and step is not None and not doubtful:
+                self.stale |= self.steps.stands_still(name, step, self._number(at, self.steps.finer))
         return found
 
+    def _number(self, at: Mapping[str, str], column: str) -> float | None:
+        return number(at[column], column, commas=self.delimiter != ",")
 
-class JsonLines:
-    """One JSON object a line; lines without the metric are passed over.
+    def _others_are_numbers(self, at: Mapping[str, str]) -> bool:
+        return any(is_number(at[name].strip()) and math.isfinite(float(at[name])) for name in self.choice.others)
+
+
+class JsonRecords:
+    """JSON objects, one a line; lines without the metric are passed over. Nested keys are joined: `val/acc`.
+
+    The metric is chosen among the numbers of all objects so far.
 
     Args:
-        names: keys to read; the metric that is found first stays the metric.
+        names: keys to read.
     """
 
     def __init__(self, names: Names = Names()) -> None:  # noqa: B008 (immutable)
-        self.names, self.metric = names, names.metric
+        self.names, self.keys, self.stale = names, dict[str, None](), False
+        self.choice, self.steps, self.seen = Choice(None, "no key of values"), _Steps(names.step), False
 
     def rows(self, line: str) -> list[Row]:
         """The reading of one line, or none."""
@@ -137,27 +196,81 @@ class JsonLines:
             raise ValueError(f"not JSON ({str(error)[:80]})") from None
         if not isinstance(record, dict):
             raise ValueError(f"not a JSON object but a {type(record).__name__}")
-        run = self.names.run or next((k for k in record if k.lower() in RUNS), None)
-        step = self.names.step or min((k for k in record if k.lower() in STEPS), key=_rank, default=None)
-        metric = self._find_metric(record, run, step)
-        if metric is None or record.get(metric) is None:
-            return []
-        if step is None or step not in record:
-            raise ValueError(f"no key {step or 'for steps'} among {_listed(list(record))}; name it with --step")
-        if self.names.run is not None and run not in record:
-            raise ValueError(f"no key {run!r} for --run among {_listed(list(record))}")
-        return [_row(str(record.get(run, "")), _take(record, step), _take(record, metric), run is not None)]
+        return self.record(record)
 
-    def _find_metric(self, record: dict[str, Any], run: str | None, step: str | None) -> str | None:
-        if self.metric is not None:
-            return self.metric
-        numbers = [k for k, v in record.items() if isinstance(v, int | float) and not isinstance(v, bool)]
-        left = [k for k in numbers if k not in (run, step) and k.lower() not in STEPS + OTHER]
-        known = [k for k in left if k.lower() in METRICS]
-        if len(left) > 1 and not known:
-            raise ValueError(f"the metric may be any of {_listed(left)}; name one with --metric")
-        self.metric = next(iter(known or left), None)
-        return self.metric
+    def record(self, nested: Mapping[str, Any]) -> list[Row]:
+        """The reading of one object, or none."""
+        record = dict(_flat(nested))
+        if new := [k for k, v in record.items() if k not in self.keys and _is_reading(v)]:
+            self._learn(new)
+        self.seen = True
+        metric, run = self.choice.metric, self.names.run or find(list(record), RUNS)
+        if metric is None or metric not in record:
+            return []
+        value = number(record[metric], metric, text=False)
+        if value is None:
+            return []
+        step = self.steps.name if self.steps.name in record else find(list(record), STEPS)
+        if step is None or (self.names.step is not None and self.names.step not in record):
+            raise ValueError(f"no key {self.names.step or 'for steps'} among {listed(record)}; name it with --step")
+        if self.names.run is not None and run not in record:
+            raise ValueError(f"no key {run!r} for --run among {listed(record)}")
+        at = number(record[step], step, text=False)
+        doubtful = math.isnan(value) and any(_is_finite(record.get(name)) for name in self.choice.others)
+        found = row("" if run is None else str(record[run]), at, value, run is not None, doubtful)
+        if self.steps.finer is not None and self.steps.finer in record and not doubtful:
+            finer = number(record[self.steps.finer], self.steps.finer, text=False)
+            self.stale |= self.steps.stands_still(found.run, found.step, finer)
+        return [found]
+
+    def _learn(self, new: list[str]) -> None:
+        """Choose anew among more keys."""
+        self.keys |= dict.fromkeys(new)
+        before = self.choice.metric
+        left = candidates(self.keys, (self.names.run, self.names.step))
+        self.choice = choose_metric(left, self.names.metric, "key")
+        if self.names.metric in self.keys:
+            self.choice = Choice(self.names.metric, "", tuple(k for k in left if k != self.names.metric))
+        moved = self.steps.learn(self.keys)
+        self.stale |= self.seen and (moved or before != self.choice.metric)
+
+
+def _flat(record: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterable[tuple[str, Any]]:
+    for key, value in record.items():
+        if isinstance(value, dict) and depth < DEEPEST:
+            yield from _flat(value, f"{prefix}{key}/", depth + 1)
+        elif not isinstance(value, dict | list):
+            yield f"{prefix}{key}", value
+
+
+def _is_reading(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in ("nan", "inf", "-inf", "infinity", "-infinity")
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    """The objects in a JSON document: the `log_history` of a Hugging Face trainer, a list, or lists by name (Keras).
+
+    Raises:
+        ValueError: none of these.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({str(error)[:80]})") from None
+    found = document.get("log_history", document) if isinstance(document, dict) else document
+    if isinstance(found, dict) and found and all(isinstance(v, list) for v in found.values()):
+        longest = max(map(len, found.values()))
+        columns = {name: [*values, *[None] * (longest - len(values))] for name, values in found.items()}
+        found = [{"epoch": k + 1, **{n: v[k] for n, v in columns.items()}} for k in range(longest)]
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise ValueError("no log: expected a trainer_state.json, a list of JSON objects, or lists of numbers by name")
+    return found
 
 
 class EventFile:
@@ -165,7 +278,7 @@ class EventFile:
 
     Args:
         path: the file.
-        names: `metric` is the tag to read; the only one if left out.
+        names: `metric` is the tag to read; the only one, or the one held out from training, if left out.
 
     Raises:
         ImportError: the package tensorboard is missing.
@@ -177,29 +290,32 @@ class EventFile:
         except ImportError as error:
             lost = (error.name or "").partition(".")[0]
             raise ImportError(f'TensorBoard files need {lost}: pip install "bayesvision[tensorboard]"') from None
-        self.loader, self.metric = EventFileLoader(path), names.metric
+        self.loader, self.names = EventFileLoader(path), names
+        self.found: dict[str, list[Row]] = {}
+        self.choice, self.stale, self.given = Choice(None), False, 0
 
     def rows(self) -> list[Row]:
-        """The readings that were added since the last call.
+        """The readings that were added since the last call; all of them where `stale` says so.
 
         Raises:
-            ValueError: several tags and none named, or damaged records.
+            ValueError: damaged records.
         """
-        found: dict[str, list[Row]] = {}
         try:
             for event in self.loader.Load():
                 for entry in event.summary.value:
                     value = _scalar(entry)
                     if value is not None:
-                        found.setdefault(entry.tag, []).append(Row("", float(event.step), value))
+                        self.found.setdefault(entry.tag, []).append(Row("", float(event.step), value))
         except Exception as error:  # protobuf's and tensorboard's own kinds, for damaged files
             raise ValueError(f"not a whole TensorBoard file ({str(error)[:80]})") from None
-        if self.metric is None and found:
-            known = [tag for tag in found if tag.lower() in METRICS]
-            if len(found) > 1 and not known:
-                raise ValueError(f"the metric may be any of the tags {_listed(list(found))}; name one with --metric")
-            self.metric = next(iter(known or found))
-        return [row for row in found.get(self.metric or "", []) if row.step >= 0]
+        before, left = self.choice.metric, candidates(self.found)
+        if find(list(self.found), METRICS) is None and not left:
+            left = list(self.found)
+        self.choice = choose_metric(list(self.found) if self.names.metric else left, self.names.metric, "tag")
+        self.stale = before is not None and self.choice.metric != before
+        rows = self.found.get(self.choice.metric or "", [])
+        start, self.given = 0 if self.stale else self.given, len(rows)
+        return [one for one in rows[start:] if one.step >= 0]
 
 
 def _scalar(entry: Any) -> float | None:
@@ -212,45 +328,3 @@ def _scalar(entry: Any) -> float | None:
 
     array = make_ndarray(entry.tensor)
     return float(array.item()) if array.size == 1 and array.dtype.kind in "fiu" else None
-
-
-def _is_metric(name: str) -> bool:
-    return bool(WORDS & set(re.split(r"[^a-z0-9]+", name.lower())))
-
-
-def _rank(name: str) -> int:
-    return STEPS.index(name.lower())
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(n[:40] for n in names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-
-
-def _parse(cell: str, column: str) -> float | None:
-    text = cell.strip()
-    if text.lower() in ABSENT:
-        return None
-    if not is_number(text):
-        raise ValueError(f"column {column!r} is text ({cell[:40]!r}) where a number was expected")
-    return float(text)
-
-
-def _take(record: dict[str, Any], key: str) -> float | None:
-    value = record[key]
-    if isinstance(value, bool) or not isinstance(value, int | float | None):
-        raise ValueError(f"{key!r} is {str(value)[:40]!r} where a number was expected")
-    try:
-        return None if value is None else float(value)
-    except OverflowError:
-        raise ValueError(f"{key!r} is a number of too many digits") from None
-
-
-def _row(run: str, step: float | None, value: float | None, named: bool) -> Row:
-    """A reading whose step is a number of at least 0 and whose run has a name, without what a terminal would obey."""
-    if step is None or not math.isfinite(step) or step < 0:
-        raise ValueError(f"the step is {'missing' if step is None else f'{step:g}'}; it must be a number of at least 0")
-    name = "".join(c if c.isprintable() else "\ufffd" for c in run.strip())[:LONGEST_NAME]
-    if named and not name:
-        raise ValueError("the run has no name")
-    return Row(name, step, math.nan if value is None else value)

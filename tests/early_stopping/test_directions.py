@@ -59,7 +59,7 @@ def test_a_monitor_takes_the_direction():
     loss = Monitor("val_loss", horizon=10)
     loss.begin(None)
     loss.report(1, {"val_loss": 4.0})
-    assert loss.rule.scale == bv.MetricScale(lower=0, soft_upper=4, minimize=True)  # learned from its first value
+    assert loss.rule.scale == bv.MetricScale(lower=0, soft_lower=0, soft_upper=4, minimize=True)  # by its first value
     with pytest.raises(ValueError, match="mode must be 'min' or 'max'"), unchecked():
         Monitor("acc", horizon=10, mode="up")
     rule = bv.StoppingRule(10)

@@ -115,9 +115,9 @@ def test_a_trial_that_is_tried_again_keeps_its_curve_up_to_the_restored_iteratio
     made.on_trial_error(None, trial("a"))
     made.on_trial_add(None, trial("a"))
     assert made.trials.rule.best == pytest.approx(0.9 - 0.4 * 6**-0.8)
-    run(made, "a", [result(5, 0.5), result(6, 0.55)])
+    run(made, "a", [result(5, 0.77), result(6, 0.8)])
     held = made.trials.rule.state_dict()["runs"]["a"]
-    assert held["steps"] == [1, 2, 3, 4, 5, 6] and held["values"][-2:] == [0.5, 0.55]
+    assert held["steps"] == [1, 2, 3, 4, 5, 6] and held["values"][-2:] == [0.77, 0.8]
     stopper = LCPFNStopper("score", "max", EPOCHS, posterior=Trend(), audit=0.0)
     for one in [*rising(0.9)[:6], result(5, 0.5)]:
         stopper("a", one)

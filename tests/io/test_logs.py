@@ -4,27 +4,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from files import append, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayesvision.io.log_formats import Names
+from bayesvision.io.log_columns import Names
 from bayesvision.io.logs import Curve, Logs, read_logs
-
-
-def write(path: Path, text: str | bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode() if isinstance(text, str) else text)
-    return path
-
-
-def append(path: Path, text: str | bytes) -> None:
-    with open(path, "ab") as file:
-        file.write(text.encode() if isinstance(text, str) else text)
 
 
 def test_long_csv(tmp_path: Path) -> None:
     path = write(tmp_path / "runs.csv", "Run,epoch,lr,value\nb,1,9,0.5\na,1,9,0.25\nb,2,9,0.75\na,3,9,\na,2,9,0.5")
-    curves, metric = read_logs(path)
+    curves, metric, _ = read_logs(path)
     assert list(curves) == ["b", "a"] and metric == "value"
     assert curves["b"] == Curve([1, 2], [0.5, 0.75])
     assert curves["a"] == Curve([1, 2], [0.25, 0.5])  # an empty cell is no reading
@@ -33,24 +23,32 @@ def test_long_csv(tmp_path: Path) -> None:
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_wide_csv(tmp_path: Path, delimiter: str) -> None:
     text = "\ufeffstep,first,second\r\n10,0.1,0.2\r\n20,0.3,\r\n".replace(",", delimiter)
-    curves, metric = read_logs(write(tmp_path / "runs.csv", text))
+    curves, metric, _ = read_logs(write(tmp_path / "runs.csv", text))
     assert curves == {"first": Curve([10, 20], [0.1, 0.3]), "second": Curve([10], [0.2])} and metric == "metric"
 
 
 def test_one_run_in_a_file_is_called_after_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a" / "trial.csv", "epoch,val_acc\n1,0.5\n")
-    assert read_logs(path) == ({"trial": Curve([1], [0.5])}, "val_acc")
+    assert read_logs(path) == ({"trial": Curve([1], [0.5])}, "val_acc", [])
     assert list(read_logs(tmp_path)[0]) == ["a/trial"]
     write(tmp_path / "b.csv", "epoch,one,two\n1,0.5,0.6\n")
     assert list(read_logs(tmp_path)[0]) == ["a/trial", "b/one", "b/two"]
+    write(tmp_path / "c.csv", "epoch,val_loss\n1,0.5\n")
+    with pytest.raises(ValueError, match="the files hold the metrics val_acc, val_loss; name one with --metric"):
+        read_logs(tmp_path)
 
 
 def test_columns_are_found_or_named(tmp_path: Path) -> None:
     path = write(tmp_path / "log.csv", "epoch,step,train_loss,val_acc,seed\n1,100,2.5,0.5,3\n")
-    with pytest.raises(
-        ValueError, match=r"log.csv: line 1: the metric may be any of train_loss, val_acc, seed.*--metric"
-    ):
-        read_logs(path)
+    found = read_logs(path)  # what is held out from training is preferred, and it is said
+    assert found.metric == "val_acc" and found.notes == [
+        "read val_acc, and not train_loss; --metric NAME takes another one"
+    ]
+    several = write(tmp_path / "several.csv", "epoch,loss,val_loss,val_acc\n1,2.5,2.6,0.5\n")
+    with pytest.raises(ValueError, match=r"several.csv: the metric may be any of loss, val_loss, val_acc; name"):
+        read_logs(several)
+    with pytest.raises(ValueError, match=r"no column 'val_ac' for --metric, only loss, val_loss, val_acc"):
+        read_logs(several, Names(metric="val_ac"))
     assert read_logs(path, Names(metric="val_acc"))[0] == {"log": Curve([1], [0.5])}
     assert read_logs(path, Names("seed", "step", "train_loss"))[0] == {"3": Curve([100], [2.5])}
     pandas = write(tmp_path / "index.csv", ",a,b\n0,0.1,0.2\n1,0.3,0.4\n")
@@ -60,12 +58,14 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
 def test_json_lines(tmp_path: Path) -> None:
     lines = [{"epoch": 1, "acc": 0.5, "time": 3.0}, {"epoch": 2, "lr": 1e-3}, {"epoch": 2, "acc": 0.75}, {"note": "x"}]
     path = write(tmp_path / "log.jsonl", "\n".join(map(json.dumps, lines)))
-    assert read_logs(path) == ({"log": Curve([1, 2], [0.5, 0.75])}, "acc")
+    assert read_logs(path) == ({"log": Curve([1, 2], [0.5, 0.75])}, "acc", [])
     rows = '{"trial": 7, "step": 1, "loss": 1, "acc": 0.5}\n{"trial": 8, "step": 1, "acc": null}\n'
     path = write(tmp_path / "other.txt", rows)  # told by its first character
     assert read_logs(path, Names(metric="acc"))[0] == {"7": Curve([1], [0.5])}
-    with pytest.raises(ValueError, match=r"line 1: the metric may be any of loss, acc"):
+    with pytest.raises(ValueError, match=r"other.txt: the metric may be any of loss, acc; name one with --metric"):
         read_logs(path)
+    with pytest.raises(ValueError, match=r"no key 'accuracy' for --metric, only loss, acc"):
+        read_logs(path, Names(metric="accuracy"))
 
 
 def test_steps_are_counted_from_one(tmp_path: Path) -> None:
@@ -77,7 +77,12 @@ def test_steps_are_counted_from_one(tmp_path: Path) -> None:
 
     assert steps(0, 1, 2) == [1, 2, 3]
     assert steps(0, 500, 1000) == [500, 1000]  # the untrained state is left out
-    assert steps(3, 1, 2) == [1, 2, 3]
+    assert steps(3, 1, 2) == [1, 2]  # it began anew
+    assert steps(0, 1, 2) == [1, 2, 3]
+    whole = Logs(write(tmp_path / "a.csv", "step,v\n0,0.1\n1,0.2\n2,0.3\n"))
+    whole.poll()
+    assert whole.curve("a", horizon=3).steps == [1, 2, 3]
+    assert whole.curve("a", horizon=2) == Curve([1, 2], [0.2, 0.3])  # the last is no third
     assert steps(0) == []
     write(tmp_path / "b.csv", "step,v,w\n0,0.5,0.6\n1,0.5,\n")
     assert read_logs(tmp_path / "b.csv")[0]["w"].steps == [1]
@@ -90,8 +95,8 @@ def test_diverged_runs(tmp_path: Path) -> None:
 
 
 BAD = {
-    "text": ("step,v\n1,0.5\n2,x\n", "line 3: column 'v' is text"),
-    "underscores": ("step,v\n1_0,0.5\n", "line 2: column 'step' is text"),
+    "text": ("step,v\n1,0.5\n2,x\n", "line 3: 'v' is 'x' where a number"),
+    "underscores": ("step,v\n1_0,0.5\n", "line 2: 'step' is '1_0' where a number"),
     "ragged": ("step,v\n1,0.5,3\n", "line 2: 3 fields"),
     "negative": ("step,v\n-1,0.5\n", "line 2: the step is -1"),
     "no step": ("step,v\n,0.5\n", "line 2: the step is missing"),
@@ -244,7 +249,7 @@ def test_tensorboard(tmp_path: Path) -> None:
     writer.flush()
     logs = Logs(tmp_path)
     logs.poll()
-    assert "tags acc, loss" in logs.problems[0].first
+    assert "any of acc, loss" in logs.problems[0].first
     logs = Logs(tmp_path, Names(metric="acc"))
     assert logs.poll() == {"trial/one"} and logs.curve("trial/one") == Curve([1, 2], [0.5, 0.75])
     writer.add_event(scalar("acc", 2, 0.875))
@@ -270,7 +275,7 @@ def test_tensorboard_in_its_own_tensor_form(tmp_path: Path) -> None:
         writer.add_text("note", "hello")
         for step in range(3):
             writer.add_scalar("acc", 0.25 * step, step)
-    assert read_logs(tmp_path) == ({"run": Curve([1, 2, 3], [0.0, 0.25, 0.5])}, "acc")
+    assert read_logs(tmp_path)[:2] == ({"run": Curve([1, 2, 3], [0.0, 0.25, 0.5])}, "acc")
 
 
 def test_without_tensorboard_the_message_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

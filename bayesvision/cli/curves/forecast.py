@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from bayesvision.cli.common import FILE, Command, check_output, show, waiting
-from bayesvision.cli.curves.options import LOGS, build_scale, check_runs, log_options, named, open_fleet, oriented_best
+from bayesvision.cli.curves.options import (
+    LOGS,
+    build_units,
+    check_runs,
+    far_note,
+    log_options,
+    named,
+    notice,
+    open_fleet,
+    oriented_best,
+)
 
 if TYPE_CHECKING:
     from bayesvision.early_stopping.forecasts import Final, RunForecaster
@@ -65,8 +75,9 @@ def curves(
         raise ValueError(f"--plot must end in .png, .pdf or .svg, got {plot.name!r}")
     for path in filter(None, (out, plot)):
         check_output(path, runs, options["model"], plot if path is out else out)
-    found, metric = read_logs(runs, named(options))
-    scale, said = build_scale(options, metric)
+    found, metric, notes = read_logs(runs, named(options), horizon)
+    units = build_units(options, metric)
+    scale = units.scale(found.values())
     horizon = horizon or _greatest_step(runs, found)
     fleet = open_fleet(options["model"], horizon, scale)
     check_runs(runs, fleet, found)
@@ -74,6 +85,8 @@ def curves(
     with waiting(f"{len(found)} runs"):
         outcomes = _judge(fleet, found, best, delta, mass)
     ranked = _ranked(outcomes, fleet.minimize)
+    notice([*notes, far_note(found, scale)])
+    said = units.describe(scale)
     title = f"{len(found)} runs, horizon {horizon:g}, best {metric} so far {best:.6g} ({holder}); {said}"
     _show(title, ranked, found, outcomes, mass)
     with contextlib.ExitStack() as files:

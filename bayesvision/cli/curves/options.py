@@ -1,19 +1,31 @@
 """What the commands on training logs share: their options, the metric's units, and how they call a run."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 if TYPE_CHECKING:
     from bayesvision.distributions.metric import MetricScale
+    from bayesvision.early_stopping.directions import Mode
     from bayesvision.early_stopping.forecasts import RunForecaster
-    from bayesvision.io.log_formats import Names
+    from bayesvision.io.log_columns import Names
     from bayesvision.io.logs import Curve
 
-__all__ = ["LOGS", "build_scale", "check_runs", "log_options", "named", "open_fleet", "oriented_best"]
+__all__ = [
+    "LOGS",
+    "Units",
+    "build_units",
+    "check_runs",
+    "far_note",
+    "log_options",
+    "named",
+    "notice",
+    "open_fleet",
+    "oriented_best",
+]
 
 LOGS = click.Path(path_type=Path)
 
@@ -45,39 +57,91 @@ def log_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def named(options: dict[str, Any]) -> "Names":
     """The columns to read."""
-    from bayesvision.io.log_formats import Names
+    from bayesvision.io.log_columns import Names
 
     return Names(options["run"], options["step"], options["metric"])
 
 
-def build_scale(options: dict[str, Any], metric: str) -> "tuple[MetricScale | None, str]":
-    """The metric's units, None for one in [0, 1] where larger is better; and which way it gets better, in words.
+class Units(NamedTuple):
+    """The direction of a metric, and its bounds as far as they are told.
+
+    Attributes:
+        mode: which way it gets better.
+        said: the same in words, and how it is known.
+        bounds: lower, upper, soft_lower and soft_upper.
+    """
+
+    mode: "Mode"
+    said: str
+    bounds: tuple[float | None, float | None, float | None, float | None]
+
+    def scale(self, curves: "Iterable[Curve]") -> "MetricScale | None":
+        """The units: None for a metric in [0, 1]; of a loss what is not told is learned from the first readings.
+
+        Raises:
+            ValueError: bounds that make no scale.
+        """
+        from bayesvision.distributions.metric import MetricScale
+        from bayesvision.early_stopping.units import FIRST, learned_scale
+
+        lower, upper, soft_lower, soft_upper = self.bounds
+        if self.mode == "max" and all(bound is None for bound in self.bounds):
+            return None
+        runs = [values for curve in curves if (values := curve.finite.values)]
+        try:
+            if self.learns and runs:
+                return learned_scale([v[0] for v in runs[:FIRST]], min(map(min, runs)), *self.bounds)
+            least, most = -math.inf if lower is None else lower, math.inf if upper is None else upper
+            if self.learns:
+                return learned_scale([1.0], 0.0, *self.bounds)
+            return MetricScale(least, most, soft_lower, soft_upper, self.mode == "min")
+        except ValueError as error:
+            raise ValueError(f"--lower, --upper, --soft-lower, --soft-upper: {error}") from None
+
+    @property
+    def learns(self) -> bool:
+        """Whether the runs have to tell where values are expected."""
+        lower, upper, soft_lower, soft_upper = self.bounds
+        closed = (lower, soft_lower) != (None, None) and (upper, soft_upper) != (None, None)
+        return self.mode == "min" and not closed
+
+    def describe(self, scale: "MetricScale | None") -> str:
+        """Direction and units in words."""
+        if scale is None or not self.learns:
+            return self.said
+        low, high = scale.soft
+        return f"{self.said}; values are expected from {low:.6g} to {high:.6g}, by the first readings"
+
+
+def build_units(options: dict[str, Any], metric: str) -> Units:
+    """The metric's direction and bounds.
 
     Raises:
         ValueError: neither --minimize nor --maximize, and a metric whose name does not tell.
     """
-    from bayesvision.distributions.metric import MetricScale
-    from bayesvision.early_stopping.directions import ARTICLES, directed, direction
+    from bayesvision.early_stopping.directions import ARTICLES, Mode, direction
 
     minimize = options["minimize"]
-    told = None if minimize is None else "min" if minimize else "max"
+    told: Mode | None = None if minimize is None else "min" if minimize else "max"
     mode, how = direction(metric, told, None, "--minimize or --maximize")
-    said = f"{ARTICLES[mode]} is better, {how}"
-    bounds = [options[name] for name in ("lower", "upper", "soft_lower", "soft_upper")]
-    if all(bound is None for bound in bounds):
-        return directed(None, mode), said
-    lower, upper, soft_lower, soft_upper = bounds
-    try:
-        scale = MetricScale(
-            -math.inf if lower is None else lower,
-            math.inf if upper is None else upper,
-            soft_lower,
-            soft_upper,
-            mode == "min",
-        )
-    except ValueError as error:
-        raise ValueError(f"--lower, --upper, --soft-lower, --soft-upper: {error}") from None
-    return scale, said
+    bounds = tuple(options[name] for name in ("lower", "upper", "soft_lower", "soft_upper"))
+    return Units(mode, f"{ARTICLES[mode]} is better, {how}", bounds)
+
+
+def far_note(curves: "dict[str, Curve]", scale: "MetricScale | None") -> str | None:
+    """A word on runs whose latest value lies outside the soft range, or None."""
+    from bayesvision.early_stopping.units import beyond
+
+    latest = {name: values[-1:] for name, curve in curves.items() if (values := curve.finite.values)}
+    names = [name for name, last in latest.items() if beyond(last, scale)]
+    if not names or scale is None:
+        return None
+    low, high = scale.soft
+    some = ", ".join(f"{name} ({latest[name][0]:.6g})" for name in names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"beyond the range {low:.6g} to {high:.6g} where values are expected, forecasts are coarse: {some}; "
+        "--soft-lower and --soft-upper set it"
+    )
 
 
 def open_fleet(model: str, horizon: float, scale: "MetricScale | None") -> "RunForecaster":
@@ -116,3 +180,9 @@ def oriented_best(curves: "dict[str, Curve]", minimize: bool) -> tuple[float, st
         raise ValueError("every value is NaN or infinite; there is nothing to predict from")
     name = pick(found, key=lambda run: found[run])
     return found[name], name
+
+
+def notice(notes: "Iterable[str | None]") -> None:
+    """Print what the reader should know beside the answer."""
+    for note in filter(None, notes):
+        click.echo(f"note: {note}", err=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from bayesvision.cli.common import FILE, Command, check_output, show, waiting
-from bayesvision.cli.curves.options import LOGS, build_scale, check_runs, log_options, named, open_fleet
+from bayesvision.cli.curves.options import LOGS, build_units, check_runs, log_options, named, notice, open_fleet
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,8 +60,11 @@ def replay(
             raise ValueError(f"--plot must end in .png, .pdf or .svg, got {plot.name!r}")
         check_output(plot, runs, options["model"])
     wanted = _parse(policy)
-    found, metric = read_logs(runs, named(options))
-    scale, said = build_scale(options, metric)
+    found, metric, notes = read_logs(runs, named(options), horizon)
+    units = build_units(options, metric)
+    scale = units.scale(found.values())
+    said = units.describe(scale)
+    notice(notes)
     horizon = horizon or max(curve.steps[-1] for curve in found.values())
     minimize = scale is not None and scale.minimize
     fleet = (
@@ -106,6 +109,7 @@ def _grid(found: "dict[str, Curve]", horizon: float, minimize: bool) -> Grid:
     """The runs on a regular grid of steps: as far apart as most readings, and no more than a hundred."""
     import numpy as np
 
+    found = {name: _by_its_clock(curve, horizon) for name, curve in found.items()}
     gaps = np.concatenate([np.diff([0.0, *curve.steps]) for curve in found.values()])
     kinds, counts = np.unique(gaps.round(9), return_counts=True)
     stride = max(float(kinds[counts.argmax()]), horizon / COLUMNS)
@@ -117,6 +121,13 @@ def _grid(found: "dict[str, Curve]", horizon: float, minimize: bool) -> Grid:
     kept = [k for k, row in enumerate(values) if not np.isnan(row).all()]
     names = list(found)
     return Grid(values[kept], [names[k] for k in kept], stride)
+
+
+def _by_its_clock(curve: "Curve", horizon: float) -> "Curve":
+    """The curve of a run counted from where it started."""
+    from bayesvision.early_stopping.readings import clocked, origin
+
+    return curve._replace(steps=clocked(curve.steps, origin(curve.steps, horizon), horizon))
 
 
 def _policy(kind: str, number: float, fleet: "RunForecaster | None", grid: Grid) -> "Policy":

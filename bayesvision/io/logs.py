@@ -163,6 +163,10 @@ class Logs:
             notes.append(f"steps go back in {listed(back)}: what came later replaced what was there from its step on")
         return notes
 
+    def updated(self, name: str) -> float:
+        """When the files that hold the run changed last, in seconds since 1970."""
+        return max(self.sources[label].seen[1] for label in self.owners[name]) / 1e9
+
     def curve(self, name: str, horizon: float | None = None) -> Curve:
         """The run called `name`, its steps counted from 1.
 

@@ -70,11 +70,12 @@ def test_curves_says_where_runs_are_heading(log: Path, tmp_path: Path) -> None:
 
 def test_curves_agrees_with_the_library(tiny: str, log: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
-    result = run("curves", log, "--model", tiny, "--horizon", "80", "--mass", "0.5", "--out", out, "--minimize")
+    told = ("--minimize", "--lower", "0", "--upper", "1")
+    result = run("curves", log, "--model", tiny, "--horizon", "80", "--mass", "0.5", "--out", out, *told)
     assert result.exit_code == 0, result.output
     posterior = bv.load(tiny).with_metric(80.0, bv.MetricScale(0.0, 1.0, minimize=True))
     law = posterior.condition(np.arange(1.0, 26), np.round(rising(0.97, 25), 5)).predict([80.0])
-    expected = [float(law.mean), *(float(v) for v in law.interval(0.5))]
+    expected = [float(law.quantile(0.5)), *(float(v) for v in law.interval(0.5))]
     row = rows(out)["promising"]
     found = [float(row[k]) for k in ("predicted_final", "lower_0.5", "upper_0.5")]
     assert found == pytest.approx(expected, abs=1e-4)
@@ -100,8 +101,48 @@ def test_a_loss_is_minimised_and_it_is_said(tiny: str, tmp_path: Path) -> None:
     path.write_text("run,step,val_loss\na,1,0.5\na,2,0.2\nb,1,0.6\nb,2,0.7\n")
     result = run("curves", path, "--horizon", "10", "--model", tiny)
     assert "best val_loss so far 0.2 (a); smaller is better, as its name says" in " ".join(result.output.split())
+    assert "values are expected from 0 to 0.55, by the first readings" in " ".join(result.output.split())
     result = run("curves", path, "--horizon", "10", "--model", tiny, "--maximize")
     assert "best val_loss so far 0.7 (b); larger is better, as told" in " ".join(result.output.split())
+
+
+def test_a_run_from_a_late_step_is_read_from_there(tmp_path: Path) -> None:
+    """Steps 100,010 to 100,150 of 100,300: the forecast is near the curve, and is what the library says."""
+    steps, values = np.arange(100_010, 100_160, 10), 0.8 - 0.2 * np.arange(1, 16) ** -1.5
+    path, out = tmp_path / "a.csv", tmp_path / "out.csv"
+    path.write_text("step,val_acc\n" + "".join(f"{s},{v:.6f}\n" for s, v in zip(steps, values, strict=True)))
+    result = run("curves", path, "--horizon", "100300", "--out", out)
+    assert result.exit_code == 0, result.output
+    row = {name: float(rows(out)["a"][name]) for name in ("predicted_final", "lower_0.9", "upper_0.9")}
+    law = bv.pretrained("lcpfn").with_metric(300.0).condition(steps - 100_000, values.round(6)).predict([300.0])
+    assert list(row.values()) == pytest.approx([float(law.quantile(0.5)), *map(float, law.interval(0.9))], abs=1e-4)
+    assert 0.78 < row["predicted_final"] < 0.84 < row["upper_0.9"] + 0.03
+
+
+def test_every_reading_of_a_long_horizon_is_read(tmp_path: Path) -> None:
+    """Every 10 of 5,000: fifty readings are fifty rows, as in `condition`."""
+    steps = np.arange(10, 510, 10)
+    values = (0.6 - 0.4 * (steps / 10) ** -0.7 + 0.01 * np.sin(steps)).round(6)
+    path, out = tmp_path / "a.csv", tmp_path / "out.csv"
+    path.write_text("step,val_acc\n" + "".join(f"{s},{v:.6f}\n" for s, v in zip(steps, values, strict=True)))
+    assert run("curves", path, "--horizon", "5000", "--out", out).exit_code == 0
+    law = bv.pretrained("lcpfn").with_metric(5000.0).condition(steps, values).predict([5000.0])
+    assert float(rows(out)["a"]["predicted_final"]) == pytest.approx(float(law.quantile(0.5)), abs=1e-4)
+
+
+def test_what_was_guessed_and_passed_over_is_said(tiny: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("epoch,loss,val_loss\n1,3.0,3.5\n2,2.0,3.0\n1,2.9,3.6\n")
+    (tmp_path / "data.csv").write_text("name,age\nAnn,3\n")
+    (tmp_path / "b.csv").write_text("epoch,loss,val_loss\n1,3.0,3.5\n2,2.0,47\n")
+    result = run("curves", tmp_path, "--model", tiny, "--horizon", "10")
+    assert result.exit_code == 0
+    for words in (
+        "passed over data.csv",
+        "read val_loss, and not loss; --metric NAME takes another one",
+        "steps go back in a",
+        "beyond the range 0 to 3.55 where values are expected, forecasts are coarse: b (47)",
+    ):
+        assert words in result.stderr, words
 
 
 def test_bad_input_to_curves(tiny: str, log: Path, tmp_path: Path) -> None:
@@ -118,8 +159,10 @@ def test_bad_input_to_curves(tiny: str, log: Path, tmp_path: Path) -> None:
     fails(run("curves", tmp_path / "none.csv"), "none.csv", "no such file")
     path.write_text("step,loss\n1,2.5\n2,x\n")
     fails(run("curves", path, "--horizon", "9", "--model", tiny), "line 3", "loss")
-    path.write_text("step,loss\n1,2.5\n2,1.5\n")
+    path.write_text("step,acc\n1,2.5\n2,1.5\n")
     fails(run("curves", path, "--horizon", "9", "--model", tiny), "2.5", "--lower 0 --soft-upper 2.5", "--minimize")
+    path.write_text("step,loss,acc\n1,2.5,0.5\n2,1.5,0.5\n")
+    fails(run("curves", path, "--horizon", "9", "--model", tiny), "may be any of loss, acc", "--metric")
     path.write_text("step,loss\n1,nan\n2,nan\n")
     fails(run("curves", path, "--horizon", "9", "--model", tiny), "NaN")
     assert run("curves", log, "--delta", "1").exit_code == 2

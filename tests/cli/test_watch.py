@@ -17,17 +17,23 @@ from browser import browser, missing
 
 import bayesvision as bv
 from bayesvision.cli.curves.dashboard import Dashboard
-from bayesvision.cli.curves.watch import Server
+from bayesvision.cli.curves.options import build_units
+from bayesvision.cli.curves.watch import Boards, Server
+from bayesvision.io.log_columns import Names
 from bayesvision.io.logs import Logs
 
 TINY = bv.LCPFN(width=8, layers=1, heads=2, readers=1, components=2)
 ALONE = pytest.mark.skipif(bool(missing()), reason=f"no browser to test the page in: {missing()}")
 
 
+NOTHING = dict.fromkeys(("run", "step", "metric", "minimize", "lower", "upper", "soft_lower", "soft_upper"))
+
+
 def board(
-    folder: Path, horizon: float | None = None, posterior: object = None, scale: bv.MetricScale | None = None
+    folder: Path, horizon: float | None = None, posterior: object = None, metric: str | None = None, **told: object
 ) -> Dashboard:
-    return Dashboard(Logs(folder), posterior or TINY.untrained(), scale, horizon, 0.05, 0.9)
+    logs, options = Logs(folder, Names(metric=metric)), NOTHING | told
+    return Dashboard(logs, posterior or TINY.untrained(), lambda name: build_units(options, name), horizon, 0.05, 0.9)
 
 
 def write(folder: Path, name: str, values: object, start: int = 1) -> None:
@@ -86,7 +92,8 @@ def test_the_board_agrees_with_the_library(tmp_path: Path) -> None:
     law = posterior.with_metric(40.0).condition(np.arange(1.0, 13), values.round(6)).predict(np.arange(13.0, 41))
     chance = float(law.probability_above(float(values.round(6).max())).max())
     assert runs["a"]["chance"] == pytest.approx(chance, abs=2e-3) and runs["a"]["call"] == "go"
-    expected = [float(v[-1]) for v in (law.mean, *law.interval(0.9))]
+    expected = [float(v[-1]) for v in (law.quantile(0.5), *law.interval(0.9))]
+    assert runs["a"]["final"][0] == runs["a"]["band"][2][-1]  # the median everywhere
     assert runs["a"]["final"] == pytest.approx(expected, abs=1e-3)
     assert [q[-1] for q in runs["a"]["band"]][::4] == pytest.approx(expected[1:], abs=1e-3)
     assert runs["b"]["call"] == "stop" and "probability" in runs["b"]["why"]
@@ -117,6 +124,59 @@ def test_the_horizon_is_guessed_and_grows(tmp_path: Path) -> None:
     assert head["horizon"] == 200 and runs["a"]["ahead"][-1] == 200 and runs["a"]["count"] == 102
 
 
+def test_one_long_run_among_short_ones_does_not_set_the_horizon(tmp_path: Path) -> None:
+    for k in range(12):
+        write(tmp_path, f"short-{k}", [0.1, 0.2, 0.3])
+    write(tmp_path, "long", np.linspace(0.1, 0.5, 20_000))
+    watched = board(tmp_path)
+    watched.refresh()
+    head, runs = told(watched)
+    assert head["horizon"] == 100 and runs["short-3"]["final"] and runs["long"]["call"] == "done"
+    assert "19900 readings lie beyond it, up to step 20000" in runs["long"]["why"]
+    seen = runs["long"]["steps"]  # true observations on both sides of the horizon
+    assert sum(s <= 100 for s in seen) == 100 and len(seen) == 160 and seen[-1] == 20_000
+    line = [0.1 + 0.4 * (s - 1) / 19_999 for s in seen]
+    assert runs["long"]["values"] == pytest.approx(line, abs=1e-5)
+
+
+def test_nothing_is_said_before_a_hundredth_of_the_way(tmp_path: Path) -> None:
+    watched = board(tmp_path, 1000)
+    write(tmp_path, "a", [0.1, 0.2, 0.3])
+    write(tmp_path, "b", np.full(10, 0.1))
+    watched.refresh()
+    runs = told(watched)[1]
+    assert runs["a"]["call"] == "go" and "before 1% of the way" in runs["a"]["why"] and runs["a"]["final"] == []
+    assert runs["b"]["final"]
+
+
+def test_several_metrics_and_unknown_directions_are_asked_on_the_page(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("epoch,val_loss,val_foo\n1,3.0,0.5\n2,2.5,0.6\n")
+    told_here: list[str] = []
+    build = lambda metric, mode: board(tmp_path, 10, metric=metric, minimize=mode and mode == "min")  # noqa: E731
+    boards = Boards(build, told_here.append)
+    with serving(boards) as port:
+
+        def head(query: str) -> dict:
+            return json.loads(ask(port, f"/data?since=0{query}")[2])
+
+        while not head("")["question"]:
+            time.sleep(0.05)
+        assert head("")["question"] == "metric" and head("")["choices"] == ["val_loss", "val_foo"]
+        while not head("&metric=val_loss")["runs"]:
+            time.sleep(0.05)
+        found = head("&metric=val_loss")
+        assert found["minimize"] and found["best"] == 2.5 and found["metrics"] == ["val_loss"]
+        while not head("&metric=val_foo")["question"]:
+            time.sleep(0.05)
+        assert "not known by its name" in head("&metric=val_foo")["asks"]
+        while not head("&metric=val_foo&mode=max")["runs"]:
+            time.sleep(0.05)
+        assert head("&metric=val_foo&mode=max")["best"] == 0.6
+        assert head("&metric=nothing")["question"] == "metric" and len(boards.all) == 4
+        assert ask(port, "/data?since=0&mode=up")[0] == 404
+    assert any("several metrics" in text for text in told_here)
+
+
 def test_what_cannot_be_read_is_shown_and_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watched = board(tmp_path, 10)
     write(tmp_path, "a", [0.1, 7.5])
@@ -127,36 +187,38 @@ def test_what_cannot_be_read_is_shown_and_ends_nothing(tmp_path: Path, monkeypat
     watched.refresh()
     head, runs = told(watched)
     assert runs["a"]["call"] == "none" and "7.5" in runs["a"]["why"] and runs["a"]["band"] == []
-    assert runs["b"]["call"] == "stop" and "diverged" in runs["b"]["why"] and runs["b"]["values"] == [0.1, None]
+    assert runs["b"]["call"] == "diverged" and "diverged" in runs["b"]["why"] and runs["b"]["values"] == [0.1, None]
     assert runs["c"]["count"] == 2 and head["problems"][0][:2] == ["c.csv", 1]
 
     monkeypatch.setattr(watched.logs, "poll", lambda: 1 / 0)
-    worker = threading.Thread(target=watched.run, args=(0.1,))
+    boards = Boards(lambda metric, mode: watched)
+    worker = threading.Thread(target=boards.run, args=(0.1,))
     worker.start()
     while not told(watched)[0]["error"]:
         time.sleep(0.01)
     monkeypatch.undo()
     while told(watched)[0]["error"]:
         time.sleep(0.01)
-    watched.close()
+    boards.close()
     worker.join(10)
     assert not worker.is_alive()
 
 
 @contextlib.contextmanager
-def serving(watched: Dashboard, host: str = "127.0.0.1") -> Iterator[int]:
+def serving(watched: Dashboard | Boards, host: str = "127.0.0.1") -> Iterator[int]:
     """A server of the board, which is refreshed often."""
-    server = Server(host, 0, watched.since)
+    boards = watched if isinstance(watched, Boards) else Boards(lambda metric, mode: watched)
+    server = Server(host, 0, boards.since)
     threads = [
         threading.Thread(target=server.serve_forever, args=(0.05,)),
-        threading.Thread(target=watched.run, args=(0.2,)),
+        threading.Thread(target=boards.run, args=(0.2,)),
     ]
     for thread in threads:
         thread.start()
     try:
         yield server.server_address[1]
     finally:
-        watched.close()
+        boards.close()
         server.shutdown()
         server.server_close()
         for thread in threads:

@@ -51,7 +51,7 @@ def fit(values, callback, epochs=20, validate=True, folder=None, ckpt=None, data
         max_epochs=epochs, accelerator="cpu", devices=1, logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False, callbacks=callbacks, **options,
     )  # fmt: skip
-    trainer.fit(Scripted(values), data or loader(), loader() if validate else None, ckpt_path=ckpt)
+    trainer.fit(Scripted(values), loader() if data is None else data, loader() if validate else None, ckpt_path=ckpt)
     return trainer
 
 

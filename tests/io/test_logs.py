@@ -258,9 +258,9 @@ def test_tensorboard(tmp_path: Path) -> None:
     (path,) = (tmp_path / "trial" / "one").iterdir()
     whole = path.read_bytes()
     again = write(tmp_path / "trial" / "one" / "events.out.tfevents.9999999999.b", whole[:-9])  # a restart, cut short
-    assert logs.poll() == {"trial/one"} and logs.curve("trial/one").steps == [1, 2, 3]
+    assert logs.poll() == {"trial/one"} and logs.curve("trial/one").steps == [1, 2]  # it replaces what was there
     append(again, whole[-9:])
-    assert logs.poll() == {"trial/one"} and not logs.problems
+    assert logs.poll() == {"trial/one"} and not logs.problems and logs.curve("trial/one").steps == [1, 2, 3]
     write(tmp_path / "bad" / "events.out.tfevents.1", b"no such thing" * 99)
     logs.poll()
     assert logs.runs == ["trial/one"]

@@ -4,39 +4,95 @@ import base64
 import errno
 import hashlib
 import ipaddress
+import math
 import re
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_plus
 
 import click
 
 from bayesvision.cli.common import Command
-from bayesvision.cli.curves.options import LOGS, build_scale, log_options, named
+from bayesvision.cli.curves.options import LOGS, build_units, log_options, named
 
 if TYPE_CHECKING:
     from bayesvision.cli.curves.dashboard import Dashboard
+    from bayesvision.early_stopping.directions import Mode
 
-__all__ = ["Server", "watch"]
+__all__ = ["Boards", "Server", "watch"]
 
-SINCE = re.compile(r"/data\?since=(\d{1,15})")
+SINCE = re.compile(r"/data\?since=(\d{1,15})(?:&metric=([^&]{1,900}))?(?:&mode=(min|max))?")
+MOST = 12  # boards of one folder
+IDLE = 120.0  # seconds after which a board that nobody looks at rests
 PATIENCE = 30  # seconds that a connection may be silent
+
+
+class Boards:
+    """The boards of one folder: one for each metric and direction that a page asks for.
+
+    Args:
+        build: makes the board of a metric and a direction; None for what was told on the command line or is found out.
+        tell: is given what has to be told on the terminal.
+    """
+
+    def __init__(
+        self, build: "Callable[[str | None, Mode | None], Dashboard]", tell: Callable[[str], None] = lambda text: None
+    ) -> None:
+        self.build, self.tell = build, tell
+        self.first = build(None, None)
+        self.all: dict[tuple[str | None, Mode | None], Dashboard] = {(None, None): self.first}
+        self.asked: "dict[tuple[str | None, Mode | None], float]" = {(None, None): math.inf}
+        self._done, self._told = threading.Event(), set[str]()
+
+    def since(self, version: int, metric: str | None = None, mode: "Mode | None" = None) -> bytes:
+        """What changed after `version` on a board; the first one's for a metric that is in no file."""
+        key = metric, mode
+        if key not in self.all and len(self.all) < MOST and metric in (None, *self.first.logs.choices):
+            self.all[key] = self.build(metric, mode)
+        if key not in self.all:
+            return self.first.since(version)
+        self.asked[key] = max(self.asked.get(key, 0.0), time.monotonic())
+        return self.all[key].since(version)
+
+    def run(self, interval: float) -> None:
+        """Look at the files every `interval` seconds until `close`."""
+        while not self._done.is_set():
+            start = time.monotonic()
+            for key, board in list(self.all.items()):
+                if start - self.asked.get(key, start) < IDLE:
+                    board.try_refresh()
+            said = [self.first.question[1], *(f"{p.file}: {p.first}" for p in self.first.logs.problems)]
+            for text in filter(None, dict.fromkeys(said)):
+                if text not in self._told and len(self._told) < MOST:
+                    self._told.add(text)
+                    self.tell(text)
+            self._done.wait(max(0.05, interval - (time.monotonic() - start)))
+
+    def close(self) -> None:
+        """End `run`."""
+        self._done.set()
+        for board in self.all.values():
+            board.close()
 
 
 class Server(ThreadingHTTPServer):
     """Serves the page at `/` and what changed since a version at `/data?since=N`, and nothing else, to GET alone.
+
+    `&metric=NAME` and `&mode=min` or `max` ask for another metric or direction.
 
     A request whose Host is a name other than localhost or `host` is refused, so that no foreign page can reach the
     server under a name of its own (DNS rebinding).
 
     Args:
         host, port: where to listen.
-        since: what changed since a version, as JSON.
+        since: what changed since a version, of a metric and a direction, as JSON.
 
     Raises:
         OSError: the port is taken, or there is no such host.
@@ -45,7 +101,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, host: str, port: int, since: Callable[[int], bytes]) -> None:
+    def __init__(self, host: str, port: int, since: "Callable[[int, str | None, Mode | None], bytes]") -> None:
         self.host, self.since = host, since
         self.page = (files("bayesvision.cli.curves") / "watch.html").read_bytes()
         self.policy = _policy(self.page.decode())
@@ -90,7 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == "/":
             self._answer(200, self.server.page, "text/html; charset=utf-8")
         elif match := SINCE.fullmatch(self.path):
-            self._answer(200, self.server.since(int(match[1])), "application/json")
+            metric = None if match[2] is None else unquote_plus(match[2])
+            mode: Mode | None = "min" if match[3] == "min" else "max" if match[3] == "max" else None
+            self._answer(200, self.server.since(int(match[1]), metric, mode), "application/json")
         else:
             self._answer(404, b"there is / and /data?since=N\n")
 
@@ -143,7 +201,7 @@ def _policy(page: str) -> str:
 @click.option(
     "--horizon",
     type=click.FloatRange(0, min_open=True),
-    help="Last step of a run; the next of 100, 200, 500, ... that no run has passed.",
+    help="Last step of a run; the next of 100, 200, 500, ... that nearly no run has passed.",
 )
 @log_options
 @click.option(
@@ -158,31 +216,36 @@ def watch(
 
     Reads CSV, JSON-lines and TensorBoard files in RUNS and the folders below it, and nothing outside of it.
     """
-    from bayesvision.io.logs import Logs
-
-    logs = Logs(runs, named(options))
-    logs.poll()
-    scale, said = build_scale(options, options["metric"] or (logs.metrics[0] if len(logs.metrics) == 1 else "metric"))
     import torch
 
     from bayesvision.cli.curves.dashboard import Dashboard
     from bayesvision.io.checkpoints import find
+    from bayesvision.io.logs import Logs
 
     torch.set_num_threads(1)  # the trainings it watches need the others
-    board = Dashboard(logs, find(options["model"]), scale, horizon, delta, mass)
+    posterior = find(options["model"])
+
+    def build(metric: str | None, mode: "Mode | None") -> Dashboard:
+        told = options if mode is None else {**options, "minimize": mode == "min"}
+        logs = Logs(runs, named(told)._replace(metric=metric or options["metric"]))
+        return Dashboard(logs, posterior, lambda name: build_units(told, name), horizon, delta, mass)
+
+    boards = Boards(build, lambda text: click.echo(f"note: {text}", err=True))
+    boards.first.logs.poll()
+    said = boards.first.told.said if boards.first.is_clear() and boards.first.told else boards.first.question[1]
     try:
-        server = Server(host, port, board.since)
+        server = Server(host, port, boards.since)
     except OSError as error:
         advice = "; take another with --port" if error.errno == errno.EADDRINUSE else ""
         raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror or error}{advice}") from None
-    _serve(server, board, interval, host, f"{runs}, {said},")
+    _serve(server, boards, interval, host, f"{runs}{', ' if said else ''}{said},")
 
 
-def _serve(server: Server, board: "Dashboard", interval: float, host: str, what: str) -> None:
+def _serve(server: Server, boards: Boards, interval: float, host: str, what: str) -> None:
     """Follow the logs beside the server until it is interrupted."""
     if not _is_loopback(host):
         click.echo(f"warning: whoever reaches this machine at {host} can see these runs", err=True)
-    worker = threading.Thread(target=board.run, args=(interval,), daemon=True)
+    worker = threading.Thread(target=boards.run, args=(interval,), daemon=True)
     worker.start()
     name = "localhost" if _is_loopback(host) else host
     click.echo(f"watching {what} at http://{name}:{server.server_address[1]}/ (Ctrl-C ends it)")
@@ -191,7 +254,7 @@ def _serve(server: Server, board: "Dashboard", interval: float, host: str, what:
     except KeyboardInterrupt:
         click.echo("ended")
     finally:
-        board.close()
+        boards.close()
         server.server_close()
         worker.join(10)
 

@@ -72,7 +72,7 @@ def make_task(source: str, name: str, metric: str, curves: list[tuple[np.ndarray
     runs = []
     for steps, values in clean:
         u = values if scale is None else scale.normalize(torch.from_numpy(values)).numpy()
-        runs.append(Run(steps, np.clip(u, -0.5, 1.5)))
+        runs.append(Run(steps, np.clip(u, 0.0, 1.0)))
     return Task(source, name, runs)
 
 

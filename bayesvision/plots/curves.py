@@ -87,7 +87,8 @@ def curve_grid(fleet: "RunForecaster", panels: list[Panel], best: float, metric:
         ax.set_visible(False)
     shown = [panel.curve.values for panel in panels]
     _limit(grid[0, 0], np.concatenate([*map(np.asarray, shown), [best]]))
-    grid[0, 0].set_xlim(0, fleet.horizon)
+    first = min(min(panel.curve.steps, default=0.0) for panel in panels)
+    grid[0, 0].set_xlim(first if first > fleet.horizon / 2 else 0, fleet.horizon)  # runs that go on from a late step
     figure.get_layout_engine().set(w_pad=0.1)  # pyright: ignore[reportOptionalMemberAccess, reportAttributeAccessIssue, reportCallIssue]
     figure.supxlabel("step", fontsize=10, color=plots.INK)
     figure.supylabel(metric, fontsize=10, color=plots.INK, parse_math=False)

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bayesvision import replay
+from bayesvision.early_stopping import policies as rules
+from bayesvision.early_stopping import replay
 from bayesvision.io.checkpoints import find
 from benchmarks.common import DATA, write
 from benchmarks.curves_data import Task, load
@@ -45,16 +46,16 @@ def matrix(task: Task) -> np.ndarray:
 
 def policies(table: np.ndarray, models: dict, delta: float) -> dict:
     found = {
-        "patience(3)": replay.Patience(3),
-        "patience(5)": replay.Patience(5),
-        "patience(10)": replay.Patience(10),
-        "successive halving": replay.SuccessiveHalving(),
-        "hyperband": replay.Hyperband(),
+        "patience(3)": rules.Patience(3),
+        "patience(5)": rules.Patience(5),
+        "patience(10)": rules.Patience(10),
+        "successive halving": rules.SuccessiveHalving(),
+        "hyperband": rules.Hyperband(),
     }
     for name, model in models.items():
-        chances = replay.Chances(model.with_metric(horizon=table.shape[1]), table)
-        found[name] = replay.Forecast(chances)
-        found[f"{name}, level {delta:g}"] = replay.Forecast(chances, delta, learn=0)
+        chances = rules.Chances(model.with_metric(horizon=table.shape[1]), table)
+        found[name] = rules.Forecast(chances)
+        found[f"{name}, level {delta:g}"] = rules.Forecast(chances, delta, learn=0)
     return found
 
 
@@ -74,7 +75,7 @@ def measure(task: Task, models: dict, delta: float) -> tuple[list[dict], dict[st
     table = matrix(task)
     steps, optimum = table.shape[1], float(np.nanmax(table))
     budget, orders = RUNS * steps, replay.random_orders(len(table), ORDERS, places=PLACES)
-    reference = optimum - replay.replay(table, replay.NoStopping(), orders, budget).best
+    reference = optimum - replay.replay(table, rules.NoStopping(), orders, budget).best
     lines, traces = [], {"no stopping": reference.mean(0).tolist()}
     for name, policy in policies(table, models, delta).items():
         result = replay.replay(table, policy, orders, MORE * budget)

@@ -95,7 +95,7 @@ def main() -> None:
     seconds, rows, rng = dict.fromkeys([*models, *fits], 0.0), [], np.random.default_rng(0)
     for task in tasks:
         for k, run in enumerate(task.runs):
-            u = run.u + NOISE * rng.normal(size=len(run.u))
+            u = (run.u + NOISE * rng.normal(size=len(run.u))).clip(0, 1)
             good = bool(run.u[-1] > 1.1 * run.u[0])
             where = {"source": task.source, "task": task.name, "run": k, "kind": "good" if good else "bad"}
             rows += [{**where, **row} for row in evaluate(run, u, models, fits, seconds)]

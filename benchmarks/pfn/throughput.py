@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 
 import bayesvision as bv
-from bayesvision.methods import pfn
+from bayesvision.methods.pfn import pfn
+from bayesvision.methods.pfn.tasks import TaskStream
 from bayesvision.training.seeds import generator
 from benchmarks.common import write
 from priors import BayesianLinear, GaussianProcess, GaussianProcessMixture, RandomNetwork
@@ -50,7 +51,7 @@ def prior_throughput(seconds: float) -> list[dict[str, float | str]]:
     return lines
 
 
-class Fixed(pfn.TaskStream):
+class Fixed(TaskStream):
     """Batches of one size and split, so that both packages do the same work."""
 
     def sizes(self, step: int) -> tuple[int, int, int]:

@@ -34,4 +34,4 @@ def measure(posterior, curves: int) -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    run(__doc__, "curves", 4000, lambda network, n: {"on the published prior": measure(network.float(), n)})
+    run(__doc__, "curves", 10_000, lambda network, n: {"on the published prior": measure(network.float(), n)})

@@ -74,6 +74,7 @@ class Dashboard:
         self.lines: dict[str, _Line] = {}
         self.best, self.holder = math.nan, ""
         self.error, self.busy, self.question = "", True, ("", "")
+        self.offered: list[str] = []  # metrics that may be asked for, as the page was told
         self.instance, self.version = secrets.token_hex(8), 0
         self._lock, self._done = threading.Lock(), threading.Event()
         self._said: dict[str, Any] = {}
@@ -250,11 +251,12 @@ class Dashboard:
     def _head_data(self) -> dict[str, Any]:
         """What is said of all runs."""
         problems = [p for p in self.logs.problems if p.first != self.question[1]]
+        self.offered = self.logs.choices[:CHOICES]
         return {
             "instance": self.instance,
             "folder": self.logs.home.name,
             "metrics": self.logs.metrics[:5],
-            "choices": self.logs.choices[:CHOICES],
+            "choices": self.offered,
             "question": self.question[0],
             "asks": self.question[1],
             "horizon": self.fleet.horizon if self.fleet else self.given or 100.0,

@@ -54,7 +54,7 @@ class Boards:
     def since(self, version: int, metric: str | None = None, mode: "Mode | None" = None) -> bytes:
         """What changed after `version` on a board; the first one's for a metric that is in no file."""
         key = metric, mode
-        if key not in self.all and len(self.all) < MOST and metric in (None, *self.first.logs.choices):
+        if key not in self.all and len(self.all) < MOST and metric in (None, *self.first.offered):
             self.all[key] = self.build(metric, mode)
         if key not in self.all:
             return self.first.since(version)

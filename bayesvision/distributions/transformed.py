@@ -99,7 +99,9 @@ class TruncatedTransformed(Continuous):
         u = self.transform(wide)
         slope = self.transform.log_abs_det_jacobian(wide, u)
         found = self.base.log_prob(u).double() + slope - self._log_mass
-        return self._kind(torch.where(u.isfinite() & (wide == value), found, -torch.inf))
+        slack = 2 * torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0  # a bound rounded to its dtype
+        inside = (wide - value).abs() <= slack * wide.abs()
+        return self._kind(torch.where(u.isfinite() & inside, found, -torch.inf))
 
     @functools.cached_property
     def _log_mass(self) -> Tensor:

@@ -4,28 +4,13 @@ import dataclasses
 import re
 from typing import Literal
 
+from bayesvision.core.metric_words import ENDINGS, LARGER, SMALLER
 from bayesvision.distributions.metric import MetricScale
 
 __all__ = ["ARTICLES", "Mode", "directed", "direction", "known_direction"]
 
 Mode = Literal["min", "max"]
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-LARGER = _words(
-    "acc accuracy auc auroc auprc aupr ap map f1 fbeta precision recall sensitivity specificity tpr tnr bleu rouge "
-    "rougel meteor chrf r2 iou miou jaccard dice ssim psnr mcc kappa ndcg mrr hits top likelihood loglikelihood loglik "
-    "elbo evidence reward return pearson spearman correlation purity silhouette"
-)
-SMALLER = _words(
-    "loss error err mae mse rmse msle rmsle mape smape wape nll perplexity ppl bpb bpc bpd wer cer ter mer eer kl kld "
-    "divergence bce crossentropy xent logloss mlogloss merror brier hinge huber deviance fid crps regret distance "
-    "residual fpr fnr"
-)
-ENDINGS = ("loss", "error", "crossentropy")
 FLIPS = frozenset(("neg", "negative", "minus"))
 ARTICLES = {"min": "smaller", "max": "larger"}
 

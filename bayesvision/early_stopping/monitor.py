@@ -72,7 +72,7 @@ class Monitor:
         self.run = "run" if run is None else run
         self.shared = rule is not None
         self.decision: Decision | None = None
-        self._cautious, self._saved = FailSafe(), None
+        self._cautious, self._saved, self._seen = FailSafe(), None, False
         if metric is not None:
             self._check(metric, mode)
 
@@ -96,7 +96,7 @@ class Monitor:
         Raises:
             ValueError: no horizon is known, or as in the constructor.
         """
-        self.decision = None
+        self.decision, self._seen = None, False
         if self.shared:
             return
         horizon = horizon if self.horizon is None else self.horizon
@@ -109,7 +109,9 @@ class Monitor:
         found = self._check(self.metric, mode if self.mode is None else self.mode)
         self.rule = StoppingRule(horizon, directed(self.scale, found), learn=0, audit=0.0, mode=found)
         if self._saved is not None:
-            self.rule.load_state_dict(self._saved)
+            self.rule.load_state_dict(
+                self._saved if self.horizon is not None else _under(self._saved, self.rule.horizon)
+            )
             self._saved = None
 
     def reset(self) -> None:
@@ -120,7 +122,7 @@ class Monitor:
     @property
     def silent(self) -> bool:
         """Whether a training of its own ended without a single value of the metric."""
-        return not self.shared and self.rule is not None and math.isnan(self.rule.best) and not self._cautious.warned
+        return not (self.shared or self._seen or self._cautious.warned) and self.rule is not None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Monitor":
         """A copy that reports to the same rule, if the rule is shared."""
@@ -140,6 +142,7 @@ class Monitor:
             raise RuntimeError("begin() must come before report()")
         if self.metric is None or self.metric not in metrics:
             raise ValueError(f"the metric must be one of {', '.join(metrics) or 'none'}, got {self.metric!r}")
+        self._seen = True
         return self.rule.update(self.run, step, float(metrics[self.metric]))
 
     def state_dict(self) -> dict[str, Any]:
@@ -154,3 +157,13 @@ class Monitor:
             self._saved = state
         else:
             self.rule.load_state_dict(state)
+
+
+def _under(state: dict[str, Any], horizon: float) -> dict[str, Any]:
+    """The readings of a training that goes on for more or fewer steps than it was meant to, without decisions."""
+    runs = {}
+    for name, run in state.get("runs", {}).items():
+        rows = [row for row in zip(run["steps"], run["values"], strict=True) if row[0] <= horizon]
+        told = {"stopped": None, "audited": None, "whole": False, "failed": False}
+        runs[name] = {"steps": [s for s, _ in rows], "values": [v for _, v in rows], **told}
+    return state if state.get("horizon", horizon) == horizon else {"horizon": horizon, "runs": runs}

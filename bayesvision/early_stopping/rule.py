@@ -17,7 +17,7 @@ from bayesvision.early_stopping.reader import Reader
 from bayesvision.early_stopping.readings import is_due, origin
 from bayesvision.early_stopping.runs import CurvePosterior, Decision, Forecaster, Report, Run
 from bayesvision.early_stopping.threshold import Record, learned_level
-from bayesvision.early_stopping.units import FIRST, learned_scale, remark
+from bayesvision.early_stopping.units import FIRST, learned_scale, remark, start_of
 from bayesvision.io.checkpoints import find
 
 __all__ = ["CurvePosterior", "Forecaster", "RunState", "StoppingRule"]
@@ -114,8 +114,8 @@ class StoppingRule:
     @property
     def best(self) -> float:
         """The best value of any run so far, failed ones aside; NaN before the first."""
-        values = [v for run in self._runs.values() if not run.failed for v in run.values]
-        return (min if self.minimize else max)(values) if values else math.nan
+        pick, end = (min, 0) if self.minimize else (max, 1)
+        return pick((r.ends[end] for r in self._runs.values() if r.values and not r.failed), default=math.nan)
 
     @property
     def level(self) -> float:
@@ -158,7 +158,8 @@ class StoppingRule:
         step, value = float(step), float(value)
         state = self._runs.setdefault(str(run), Run())
         if not self._is_number(step, value):
-            state.stopped = step
+            state.cut(step)
+            state.stopped, state.diverged = step, True
             return self._diverged(step, value)
         state.put(step, value)
         self._level = None
@@ -180,8 +181,7 @@ class StoppingRule:
         runs = [run for run in self._runs.values() if run.values]
         if not self._own_units or not runs:
             return
-        least = min(min(run.values) for run in runs)
-        scale = learned_scale([run.values[0] for run in runs[:FIRST]], least)
+        scale = learned_scale([start_of(run.values) for run in runs[:FIRST]], min(run.ends[0] for run in runs))
         if scale != self.scale:
             self.reader, self._level = Reader(self._model, self.horizon, scale), None
             for run in self._runs.values():
@@ -232,7 +232,7 @@ class StoppingRule:
             known, self._level = Run(), None
             self._runs[str(run)] = known
         if len(steps) != held:
-            known.record, self._level = None, None
+            known.record, known.extremes, self._level = None, None, None
         known.steps, known.values = steps, values
         known.whole, known.failed = state == "complete", state == "failed"
         known.stopped = max((s for s in curve if s <= self.horizon), default=0.0) if state == "stopped" else None

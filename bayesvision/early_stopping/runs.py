@@ -95,6 +95,8 @@ class Run:
         stopped: step at which the run was stopped.
         audited: step at which it would have been stopped, and the best value at that time.
         whole: whether it went its whole way.
+        diverged: whether its latest value was not finite.
+        extremes: least and greatest value, while they are known.
         failed: whether it broke off and has not come back; its values set no best.
         record: what it would have been given at each reading; made when it has ended.
     """
@@ -108,6 +110,8 @@ class Run:
     audited: tuple[float, float] | None = None
     whole: bool = False
     failed: bool = False
+    diverged: bool = False
+    extremes: tuple[float, float] | None = None
     record: Any = None
 
     @property
@@ -120,14 +124,31 @@ class Run:
 
         So a run that goes on from a checkpoint, or starts anew, leaves nothing of what it did after that point.
         """
+        self.cut(step)
+        if self.diverged:
+            self.stopped, self.diverged = None, False
+        self.steps.append(step)
+        self.values.append(value)
+        self.failed, self.extremes = False, None
+
+    def cut(self, step: float) -> None:
+        """Forget everything from a step on."""
         place = bisect.bisect_left(self.steps, step)
-        if place < len(self.steps):
-            self.whole, self.stopped = False, None
-            self.audited = None if self.audited and self.audited[0] >= step else self.audited
-        self.steps[place:], self.values[place:] = [step], [value]
-        self.record, self.failed = None, False
+        self.record, self.extremes = None, None
+        if place == len(self.steps):
+            return
+        self.whole, self.stopped = False, None
+        self.audited = None if self.audited and self.audited[0] >= step else self.audited
+        del self.steps[place:], self.values[place:]
         if self.read and self.read[-1] >= place:
             self.forget()
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Least and greatest value."""
+        if self.extremes is None:
+            self.extremes = min(self.values), max(self.values)
+        return self.extremes
 
     def forget(self) -> None:
         """Let go of what was read."""

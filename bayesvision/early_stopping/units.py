@@ -6,11 +6,20 @@ from collections.abc import Iterable, Sequence
 
 from bayesvision.distributions.metric import MetricScale
 
-__all__ = ["FIRST", "beyond", "learned_scale", "remark"]
+__all__ = ["FIRST", "beyond", "learned_scale", "remark", "start_of"]
 
 FAR = 0.5  # of the width of the soft range: a value further out is said to lie outside of it
 TINY = 1e-6
+SPIKE = 3.0  # times as large as the next reading: a first loss that says nothing of the range
 FIRST = 8  # runs whose first readings tell where losses start
+
+
+def start_of(values: Sequence[float]) -> float:
+    """What a run starts with: its first reading, or one of the next two where the one before is much larger."""
+    k = 0
+    while k < 2 and k + 1 < len(values) and values[k + 1] > 0 and values[k] > SPIKE * values[k + 1]:
+        k += 1
+    return values[k]
 
 
 def learned_scale(
@@ -27,7 +36,7 @@ def learned_scale(
     readings; 0 is a hard bound as long as no value lies below it. What is told is kept.
 
     Args:
-        firsts: first reading of each run.
+        firsts: what each run starts with (`start_of`).
         least: the least value that was seen.
         lower, upper, soft_lower, soft_upper: of the scale.
 
@@ -38,7 +47,8 @@ def learned_scale(
     lower = (0.0 if least >= 0 else -math.inf) if lower is None else lower
     upper = math.inf if upper is None else upper
     if soft_lower is None:
-        soft_lower = lower if math.isfinite(lower) else least - max(top - least, abs(least), TINY) / 2
+        below = least - max(top - least, abs(least), TINY) / 2
+        soft_lower = lower if math.isfinite(lower) else -(2.0 ** math.ceil(math.log2(-below)))  # moves seldom
     if soft_upper is None:
         soft_upper = min(top, upper)
         if soft_upper <= soft_lower:

@@ -70,6 +70,10 @@ class LCPFNStopping(Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        ask_first(self._complain_if_silent)
+
+    def _complain_if_silent(self) -> bool:
         if self.reports.silent:
             message = f"early stopping saw no value of {self.reports.metric!r}: there was no validation"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return False

@@ -101,7 +101,9 @@ class LCPFNScheduler(FIFOScheduler):
         if not self._metric or not self._mode:
             found = f"{self._metric!r} and {self._mode!r}"
             raise ValueError(f"metric and mode must be given to the scheduler or to TuneConfig, got {found}")
-        self.trials.begin(self._metric, self._mode).resume(trial.trial_id)  # one that failed and is tried again
+        rule = self.trials.begin(self._metric, self._mode)
+        if trial.status != Trial.ERROR:  # one that failed and is tried again
+            rule.resume(trial.trial_id)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         return TrialScheduler.STOP if self.trials.report(trial.trial_id, result) else TrialScheduler.CONTINUE

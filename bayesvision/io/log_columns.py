@@ -1,13 +1,28 @@
 """Which columns, keys or tags of a log are the run, the step and the metric; and what a cell says."""
 
+import functools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from bayesvision.core.metric_words import LARGER, SMALLER
 from bayesvision.io.tables import is_number
 
-__all__ = ["Choice", "Names", "Row", "candidates", "choose_metric", "find", "finer_step", "listed", "number", "row"]
+__all__ = [
+    "Apart",
+    "Choice",
+    "Names",
+    "Row",
+    "StepColumn",
+    "candidates",
+    "choose_metric",
+    "find",
+    "held_out_of",
+    "listed",
+    "number",
+    "row",
+]
 
 
 def _words(text: str) -> frozenset[str]:
@@ -25,9 +40,9 @@ OTHER = _words(
 )
 ENDINGS = ("_time", "_seconds", "_per_second", "_runtime", "/lr", "_lr", "learning_rate", "grad_norm", "_samples")
 STARTS = ("lr-", "lr_", "lr/", "time_", "timers/", "perf/", "system/")
-WORDS = _words("loss acc accuracy error err auc f1 map bleu rmse mse mae nll perplexity ppl precision recall wer ssim")
-WORDS |= set(METRICS)  # a column with one of these is a metric
+WORDS = LARGER | SMALLER | set(METRICS)  # a column with one of these is a metric
 HELD_OUT = (_words("val valid validation"), _words("eval evaluation"), _words("dev"), _words("test"))
+IDENTITIES = _words("seed id fold split model worker rank replica")  # numbers that may tell runs apart
 ABSENT = ("", "na", "n/a", "null", "none", "-")  # no reading; nan and inf are readings
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
 COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
@@ -71,12 +86,76 @@ def finer_step(names: Sequence[str], step: str) -> str | None:
     return find(left, tuple(one for one in STEPS if not one.startswith("epoch")))
 
 
+def _may_name(name: str, value: Any) -> bool:
+    """Whether a column may tell runs apart: text, or a number called so."""
+    if name.lower().rsplit("/", 1)[-1] in IDENTITIES:
+        return True
+    return isinstance(value, str) and bool(value.strip()) and not is_number(value.strip())
+
+
+class StepColumn:
+    """The column of steps, and a finer one to turn to if it stands still between two readings of a run."""
+
+    def __init__(self, wanted: str | None) -> None:
+        self.wanted, self.name, self.finer = wanted, wanted, None
+        self.switched = wanted is not None
+        self.last: dict[str, tuple[float, float]] = {}
+        self.still = 0  # how often it stood still; once it may be a last evaluation
+
+    def learn(self, names: Iterable[str]) -> bool:
+        """Find both among names; whether the column of steps became another one."""
+        if self.switched:
+            return False
+        before, names = self.name, list(names)
+        self.name = find(names, STEPS)
+        self.finer = None if self.name is None else finer_step(names, self.name)
+        return before is not None and before != self.name
+
+    def stands_still(self, run: str, step: float, finer: float | None) -> bool:
+        """Whether the finer column went on where this one did not; then that one is the step from now on."""
+        before = self.last.get(run)
+        if finer is None:
+            return False
+        self.last[run] = step, finer
+        if before is None or step != before[0] or not finer > before[1]:
+            return False
+        self.still += 1
+        if self.still < 2:
+            return False
+        self.name, self.finer, self.last, self.switched = self.finer, None, {}, True
+        return True
+
+
+class Apart:
+    """Columns that change where the steps of a run go back or repeat, and nowhere else: they tell runs apart."""
+
+    def __init__(self) -> None:
+        self.step, self.before = -math.inf, dict[str, Any]()
+        self.there, self.elsewhere = dict[str, int](), set[str]()
+
+    def look(self, step: float, beside: Mapping[str, Any]) -> None:
+        """Take in what stands beside the metric of a row."""
+        beside = {name: value for name, value in beside.items() if _may_name(name, value)}
+        changed = {name for name, value in beside.items() if name in self.before and self.before[name] != value}
+        if step > self.step:
+            self.elsewhere |= changed
+        else:
+            self.there |= {name: self.there.get(name, 0) + 1 for name in changed}
+        self.step, self.before = step, beside
+
+    @property
+    def names(self) -> list[str]:
+        """The columns."""
+        return [name for name in self.there if name not in self.elsewhere]
+
+
 def candidates(names: Iterable[str], taken: Iterable[str | None] = ()) -> list[str]:
     """Those among the names of numbers that may be metrics: no steps, times, learning rates or nameless columns."""
     used = set(taken)
     return [name for name in names if name not in used and not _is_other(name)]
 
 
+@functools.lru_cache(4096)
 def _is_other(name: str) -> bool:
     text = re.sub(r"\s+", "_", name.lower().strip())
     if not text or text.startswith("unnamed:") or text in STEPS or text in OTHER or text in RUNS:
@@ -86,9 +165,10 @@ def _is_other(name: str) -> bool:
 
 def is_metric(name: str) -> bool:
     """Whether a column is called after a metric."""
-    return bool(WORDS & _parts(name))
+    return bool(WORDS & (_parts(name) | frozenset(re.findall("[a-z]+", name.lower()))))
 
 
+@functools.lru_cache(4096)
 def _parts(name: str) -> frozenset[str]:
     return frozenset(re.split(r"[^a-z0-9]+", name.lower()))
 
@@ -105,11 +185,16 @@ def choose_metric(names: Sequence[str], wanted: str | None, what: str = "column"
     if not names:
         return Choice(None, f"no {what} of values")
     called = find(names, METRICS)
-    held_out = next((found for words in HELD_OUT if (found := [n for n in names if words & _parts(n)])), list(names))
+    held_out = held_out_of(names) or list(names)
     if called is None and len(held_out) > 1:
         return Choice(None, f"the metric may be any of {listed(names)}; name one with --metric", tuple(names))
     chosen = called or held_out[0]
     return Choice(chosen, "", tuple(name for name in names if name != chosen))
+
+
+def held_out_of(names: Sequence[str]) -> list[str]:
+    """Those among metrics that are held out from training, by their names."""
+    return next((found for words in HELD_OUT if (found := [n for n in names if words & _parts(n)])), [])
 
 
 def listed(names: Iterable[str]) -> str:

@@ -2,12 +2,13 @@
 
 import bisect
 import hashlib
+import json
 import math
 import os
 import stat
 from array import array
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from bayesvision.io.log_columns import Choice, Names, Row
 from bayesvision.io.log_formats import CsvLines, EventFile, Format, JsonRecords, records
@@ -48,13 +49,14 @@ class Readings:
 
     def __init__(self) -> None:
         self.steps, self.values, self.doubtful = array("d"), array("d"), array("b")
-        self.back = 0  # how often the steps went back
+        self.back = self.repeats = 0  # how often the steps went back, or stood still under another value
 
     def put(self, step: float, value: float, doubtful: bool = False) -> None:
         """Take in a reading."""
         if self.steps and step <= self.steps[-1]:
             place = bisect.bisect_left(self.steps, step)
             self.back += step < self.steps[-1]
+            self.repeats += step == self.steps[-1] and math.isfinite(value) and value != self.values[-1]
             for column in (self.steps, self.values, self.doubtful):
                 del column[place:]
         self.steps.append(step)
@@ -186,7 +188,6 @@ class LogFile:
     def _poll_whole(self, file: BinaryIO, size: int) -> set[str]:
         """A file that does not grow line by line: a JSON document, or text in UTF-16."""
         changed = set(self.runs)
-        self.restart()
         if size > WHOLE:
             self.complain(f"larger than {WHOLE:,} bytes")
             return changed
@@ -194,19 +195,33 @@ class LogFile:
         data = file.read()
         try:
             text = data.decode("utf-16" if data[:2] in WIDE else "utf-8-sig")
-            if self.path.suffix.lower() != DOCUMENT:
+            found = records(text) if self.path.suffix.lower() == DOCUMENT and not _is_lines(text) else None
+        except (ValueError, UnicodeError) as error:
+            if not self.runs:  # else it is being written anew, and what was read stands
+                self.complain(str(error))
+            return set()
+        self.restart()
+        for _ in range(3):  # the first time may tell what to read
+            self._reread()
+            if found is None:
                 for line in text.splitlines():
                     self._read_line(line.encode(), changed)
-                return changed
-            self.format = format = JsonRecords(self.names)
-            found = records(text)
-            for _ in range(2):  # once to learn the keys
-                self.runs, format.stale = {}, False
-                for record in found:
-                    self.take(format.record(record), changed)
-        except (ValueError, UnicodeError) as error:
-            self.complain(str(error))
+            else:
+                self._take_records(found, changed)
+            if self.format is None or not self.format.stale:
+                break
+            self.format.stale = False
         return changed
+
+    def _take_records(self, found: list[dict[str, Any]], changed: set[str]) -> None:
+        """The objects of a document."""
+        format = self.format if isinstance(self.format, JsonRecords) else JsonRecords(self.names)
+        self.format = format
+        try:
+            for record in found:
+                self.take(format.record(record), changed)
+        except ValueError as error:
+            self.complain(str(error))
 
     def _poll_lines(self, file: BinaryIO, whole: bool) -> tuple[set[str], bool]:
         changed: set[str] = set()
@@ -250,10 +265,21 @@ class LogFile:
     def _begin(self, text: str) -> bool:
         """Choose the format by the first line; whether that line holds data."""
         suffix = self.path.suffix.lower()
-        if suffix in OBJECTS or (suffix not in TABLES and text.lstrip().startswith("{")):
+        if suffix in (*OBJECTS, DOCUMENT) or (suffix not in TABLES and text.lstrip().startswith("{")):
             self.format = JsonRecords(self.names)
             return True
         self.format = CsvLines(text, self.names)
+        return False
+
+
+def _is_lines(text: str) -> bool:
+    """Whether a JSON file holds an object a line, as some loggers call `.log.json`."""
+    lines = [line for line in text.splitlines()[:3] if line.strip()]
+    if len(lines) < 2:
+        return False
+    try:
+        return all(isinstance(json.loads(line), dict) for line in lines[:2])
+    except ValueError:
         return False
 
 

@@ -16,13 +16,15 @@ from bayesvision.io.log_columns import (
     METRICS,
     RUNS,
     STEPS,
+    Apart,
     Choice,
     Names,
     Row,
+    StepColumn,
     candidates,
     choose_metric,
     find,
-    finer_step,
+    held_out_of,
     is_metric,
     listed,
     number,
@@ -42,42 +44,17 @@ class Format(Protocol):
 
     Attributes:
         choice: the metric that is read, as far as it is known.
+        steps: the column of steps.
+        apart: what tells runs apart that are read as one.
         stale: whether what was read before has to be read again, since a later line told better what to read.
     """
 
     choice: Choice
+    steps: StepColumn
+    apart: Apart
     stale: bool
 
     def rows(self, line: str) -> list[Row]: ...
-
-
-class _Steps:
-    """The column of steps, and a finer one to turn to if it stands still between two readings of a run."""
-
-    def __init__(self, wanted: str | None) -> None:
-        self.wanted, self.name, self.finer = wanted, wanted, None
-        self.switched = wanted is not None
-        self.last: dict[str, tuple[float, float]] = {}
-
-    def learn(self, names: Iterable[str]) -> bool:
-        """Find both among names; whether the column of steps became another one."""
-        if self.switched:
-            return False
-        before, names = self.name, list(names)
-        self.name = find(names, STEPS)
-        self.finer = None if self.name is None else finer_step(names, self.name)
-        return before is not None and before != self.name
-
-    def stands_still(self, run: str, step: float, finer: float | None) -> bool:
-        """Whether the finer column went on where this one did not; then that one is the step from now on."""
-        before = self.last.get(run)
-        if finer is None:
-            return False
-        self.last[run] = step, finer
-        if before is None or step != before[0] or not finer > before[1]:
-            return False
-        self.name, self.finer, self.last, self.switched = self.finer, None, {}, True
-        return True
 
 
 class CsvLines:
@@ -98,7 +75,7 @@ class CsvLines:
     def __init__(self, header: str, names: Names = Names()) -> None:  # noqa: B008 (immutable)
         bare = re.sub(r'"[^"]*"', "", header)  # a separator in quotes separates nothing
         self.delimiter = next((d for d in ",;\t" if d in bare), ",")
-        self.header, self.stale = header, False
+        self.header, self.stale, self.apart = header, False, Apart()
         columns = [c.strip() for c in self._cells(header)]
         while len(columns) > 1 and not columns[-1]:
             columns.pop()  # a separator at the end of the line
@@ -109,7 +86,7 @@ class CsvLines:
             if name in columns[:k]:
                 raise ValueError(f"two columns are called {name!r}; rename one")
         self.run = self._wanted("run", names.run) or find(columns, RUNS)
-        self.steps = _Steps(self._wanted("step", names.step))
+        self.steps = StepColumn(self._wanted("step", names.step))
         self.steps.learn(columns)
         if self.steps.name is None and (not columns[0] or columns[0].lower().startswith("unnamed")):
             self.steps.name = columns[0]  # the index that pandas writes
@@ -138,7 +115,8 @@ class CsvLines:
         if wanted is not None and wanted in self.columns:
             self.choice = Choice(wanted, "", tuple(name for name in left if name != wanted))
             return {wanted: ""}
-        if wanted is None and self.run is None and len(left) > 1 and not any(map(is_metric, left)):
+        named = any(map(is_metric, left)) or len(held_out_of(left)) == 1
+        if wanted is None and self.run is None and len(left) > 1 and not named:
             self.choice = Choice(None)
             return {name: name for name in left}
         self.choice = choose_metric(left, wanted)
@@ -164,6 +142,9 @@ class CsvLines:
             name, step = run or (at[self.run] if self.run else ""), self._number(at, self.steps.name)
             doubtful = math.isnan(value) and not run and self._others_are_numbers(at)
             found.append(row(name, step, value, self.run is not None, doubtful))
+            if not name and step is not None:
+                known = {column, self.steps.name, self.steps.finer}
+                self.apart.look(step, {c: v for c, v in at.items() if c not in known})
             if self.steps.finer is not None and step is not None and not doubtful:
                 self.stale |= self.steps.stands_still(name, step, self._number(at, self.steps.finer))
         return found
@@ -185,8 +166,8 @@ class JsonRecords:
     """
 
     def __init__(self, names: Names = Names()) -> None:  # noqa: B008 (immutable)
-        self.names, self.keys, self.stale = names, dict[str, None](), False
-        self.choice, self.steps, self.seen = Choice(None, "no key of values"), _Steps(names.step), False
+        self.names, self.keys, self.stale, self.apart = names, dict[str, None](), False, Apart()
+        self.choice, self.steps, self.seen = Choice(None, "no key of values"), StepColumn(names.step), False
 
     def rows(self, line: str) -> list[Row]:
         """The reading of one line, or none."""
@@ -204,7 +185,7 @@ class JsonRecords:
         if new := [k for k, v in record.items() if k not in self.keys and _is_reading(v)]:
             self._learn(new)
         self.seen = True
-        metric, run = self.choice.metric, self.names.run or find(list(record), RUNS)
+        metric, run = self.choice.metric, self.names.run or find([k for k, v in record.items() if v is not None], RUNS)
         if metric is None or metric not in record:
             return []
         value = number(record[metric], metric, text=False)
@@ -218,6 +199,9 @@ class JsonRecords:
         at = number(record[step], step, text=False)
         doubtful = math.isnan(value) and any(_is_finite(record.get(name)) for name in self.choice.others)
         found = row("" if run is None else str(record[run]), at, value, run is not None, doubtful)
+        if run is None:
+            known = {metric, step, self.steps.finer}
+            self.apart.look(found.step, {k: v for k, v in record.items() if k not in known})
         if self.steps.finer is not None and self.steps.finer in record and not doubtful:
             finer = number(record[self.steps.finer], self.steps.finer, text=False)
             self.stale |= self.steps.stands_still(found.run, found.step, finer)

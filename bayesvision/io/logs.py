@@ -107,13 +107,14 @@ class Logs:
         if not self.home.is_dir():
             return {self.home.name: self.home}
         found = dict(sorted(_walk(self.home)))
-        newest: dict[str, tuple[float, str]] = {}
+        newest: dict[str, tuple[int, int, str]] = {}
         for label in [label for label in found if label.endswith(STATE)]:
             match = CHECKPOINT.fullmatch(label)
             training = (match[1] or "") if match else label.rpartition("/")[0]
-            age = float(match[2]) if match else float("inf")  # beside the checkpoints it is written at the end
-            newest[training] = max(newest.get(training, (-1.0, "")), (age, label))
-        kept = {label for _, label in newest.values()}
+            written = found[label].stat(follow_symlinks=False).st_mtime_ns
+            age = written, int(match[2]) if match else 0, label
+            newest[training] = max(newest.get(training, age), age)
+        kept = {label for *_, label in newest.values()}
         return {label: path for label, path in found.items() if not label.endswith(STATE) or label in kept}
 
     def _find_twins(self) -> dict[str, str]:
@@ -158,7 +159,11 @@ class Logs:
         if self.names.metric is None:
             told = [(m, o) for m, o in chosen.items() if m is not None]
             notes += [f"read {m}, and not {listed(o)}; --metric NAME takes another one" for m, o in told]
-        back = {name: r.back for s in self.sources.values() for name, r in s.runs.items() if r.back}
+        back = {name: 1 for s in self.sources.values() for name, r in s.runs.items() if r.back}
+        back |= {name: 1 for name, labels in self.owners.items() if len(labels) > 1 and self._merged(name).back}
+        steps = {s.format.steps.name for s in self.sources.values() if s.runs and s.format}
+        if len(steps) > 1:
+            notes.append(f"steps are counted by {listed(sorted(map(str, steps)))}; --step NAME takes one of them")
         if back:
             notes.append(f"steps go back in {listed(back)}: what came later replaced what was there from its step on")
         return notes
@@ -175,14 +180,7 @@ class Logs:
         untrained state and left out. Of several files that hold the run, what comes later replaces what was there from
         its first step on.
         """
-        merged = self.sources[self.owners[name][0]].runs[name]
-        if len(self.owners[name]) > 1:
-            parts = [self.sources[label].runs[name] for label in self.owners[name]]
-            merged = Readings()
-            for part in parts:
-                for step, value, doubtful in zip(part.steps, part.values, part.doubtful, strict=True):
-                    merged.put(step, value, bool(doubtful))
-        steps, values = merged.curve()
+        steps, values = self._merged(name).curve()
         if not steps or steps[0] != 0:
             return Curve(steps, values)
         beside = self.sources[self.owners[name][0]].runs.values()
@@ -190,6 +188,17 @@ class Logs:
         if from_zero and (horizon is None or steps[-1] < horizon):
             return Curve([s + 1 for s in steps], values)
         return Curve(steps[1:], values[1:])
+
+    def _merged(self, name: str) -> Readings:
+        """The readings of a run from all files that hold it."""
+        first, *more = [self.sources[label].runs[name] for label in self.owners[name]]
+        if not more:
+            return first
+        merged = Readings()
+        for part in (first, *more):
+            for step, value, doubtful in zip(part.steps, part.values, part.doubtful, strict=True):
+                merged.put(step, value, bool(doubtful))
+        return merged
 
 
 def _walk(home: Path) -> Iterator[tuple[str, Path]]:
@@ -225,11 +234,28 @@ def read_logs(path: str | os.PathLike[str], names: Names = Names(), horizon: flo
         )
     if len(logs.metrics) > 1:
         raise ValueError(f"{path}: the files hold the metrics {listed(logs.metrics)}; name one with --metric")
-    for source in logs.sources.values():
-        for name, readings in source.runs.items():
-            if readings.back > max(OFTEN, SHARE * (len(readings.steps) + readings.back)):
-                raise ValueError(
-                    f"{path}: the steps of run {name!r} go back {readings.back} times; sort the rows by step, or name "
-                    "the column that tells the runs apart with --run"
-                )
+    _check_order(path, logs)
     return Found(curves, logs.metrics[0] if logs.metrics else "metric", logs.notes)
+
+
+def _check_order(path: str | os.PathLike[str], logs: Logs) -> None:
+    """Refuse rows of several runs that are read as one, rows in no order, and files that count their steps unlike."""
+    for source in logs.sources.values():
+        apart = source.format.apart.names if source.format and source.runs else []
+        if apart:
+            raise ValueError(
+                f"{path}: {listed(apart)} changes where the steps go back or repeat, so several runs would be read as "
+                f"one; say --run {apart[0]!r}, or name another column"
+            )
+        for name, readings in source.runs.items():
+            odd = readings.back + readings.repeats
+            if odd > max(OFTEN, SHARE * (len(readings.steps) + odd)):
+                raise ValueError(
+                    f"{path}: the steps of run {name!r} go back {readings.back} times and repeat {readings.repeats} "
+                    "times; sort the rows by step, name the column that tells the runs apart with --run, or another "
+                    "column of steps with --step"
+                )
+    names = {s.format.steps.name for s in logs.sources.values() if s.runs and s.format}
+    if len(names) > 1 and any(s.format.steps.still > 1 for s in logs.sources.values() if s.format):
+        several = " and some by ".join(sorted(map(str, names)))
+        raise ValueError(f"{path}: some files count steps by {several}; name one with --step")

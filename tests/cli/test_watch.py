@@ -149,6 +149,45 @@ def test_nothing_is_said_before_a_hundredth_of_the_way(tmp_path: Path) -> None:
     assert runs["b"]["final"]
 
 
+def test_another_metric_has_a_direction_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n')
+    watched = board(tmp_path, 10)
+    watched.refresh()
+    assert told(watched)[0]["minimize"] and told(watched)[0]["best"] == 2.0
+    with open(path, "a") as file:
+        file.write('{"step": 2, "val_acc": 0.3}\n{"step": 3, "val_acc": 0.6}\n')
+    watched.refresh()
+    head, runs = told(watched)
+    assert not head["minimize"] and head["best"] == 0.6 and head["metrics"] == ["val_acc"] and runs["a"]["count"] == 2
+
+
+def test_a_run_that_is_early_under_a_new_horizon_has_no_forecast(tmp_path: Path) -> None:
+    write(tmp_path, "b", 0.2)
+    write(tmp_path, "a", np.linspace(0.1, 0.5, 90))
+    write(tmp_path, "c", np.linspace(0.1, 0.5, 90))
+    watched = board(tmp_path)
+    watched.refresh()
+    assert told(watched)[1]["b"]["final"]
+    for name in "ac":
+        write(tmp_path, name, np.full(20, 0.5), 91)
+    watched.refresh()
+    assert watched.fleet.horizon == 200 and told(watched)[1]["b"]["final"] == []
+    write(tmp_path, "a", 0.9, 111)
+    watched.refresh()
+    assert not watched.busy and told(watched)[0]["best"] == 0.9
+
+
+def test_boards_that_nobody_looks_at_make_room(tmp_path: Path) -> None:
+    names = [f"val_acc{k}" for k in range(20)]
+    (tmp_path / "a.csv").write_text("epoch," + ",".join(names) + "\n1" + ",0.5" * 20 + "\n")
+    boards = Boards(lambda metric, mode: board(tmp_path, 10, metric=metric))
+    boards.first.refresh()
+    for name in names:
+        boards.since(0, name)
+    assert len(boards.all) == 12 and (names[-1], None) in boards.all and (None, None) in boards.all
+
+
 def test_several_metrics_and_unknown_directions_are_asked_on_the_page(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("epoch,val_loss,val_foo\n1,3.0,0.5\n2,2.5,0.6\n")
     told_here: list[str] = []

@@ -120,6 +120,12 @@ def test_a_law_that_lies_beyond_its_bound_leans_on_it(beyond):
     torch.testing.assert_close(float(d.log_prob(1.0)), math.log(10 * beyond), rtol=0, atol=1 / beyond**2)
 
 
+def test_a_bound_that_float32_rounds_outward_is_a_bound():
+    d = MetricScale(0, 0.1).law(Normal(torch.tensor(0.8).double(), torch.tensor(0.1).double()))
+    assert torch.isfinite(d.log_prob(torch.tensor(0.1, dtype=torch.float32)))
+    assert float(d.log_prob(torch.tensor(0.1001, dtype=torch.float32))) == -math.inf
+
+
 def test_expand_and_sample():
     d = law(SCALES["soft"]).expand((3, 2))
     assert d.batch_shape == (3, 2) and d.mean.shape == (3, 2) and d.sample((5,)).shape == (5, 3, 2)

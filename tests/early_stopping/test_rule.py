@@ -181,6 +181,25 @@ def test_a_loss_without_a_scale_is_measured_by_the_first_readings():
         StoppingRule(20, MetricScale(0, 1), mode="min")
 
 
+def test_a_first_loss_that_explodes_says_nothing_of_the_range():
+    for spike in (1e2, 1e4, 1e7):
+        r = StoppingRule(60, mode="min", learn=0, audit=0.0)
+        values = [spike, *(1.9 * np.arange(2, 12) ** -0.4 + 0.3)]
+        assert not report(r, "a", values).stop
+        assert r.scale.soft[1] < 3
+
+
+def test_a_run_that_diverged_and_goes_on_is_going():
+    r = rule()
+    report(r, "a", GOOD[:4])
+    r.update("a", 5, math.nan)
+    assert r.report().stopped == 1
+    r.update("a", 6, GOOD[5])
+    assert r.report().stopped == 0 and r._runs["a"].steps == [1, 2, 3, 4, 6]
+    r.update("a", 3, math.nan)  # a restart that diverged
+    assert r._runs["a"].steps == [1, 2] and r.report().steps_spent == 3
+
+
 def test_nothing_beats_a_perfect_value():
     for scale, values, best in (
         (None, [0.9, 0.97, 0.99, 0.995], 1.0),

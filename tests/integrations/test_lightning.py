@@ -173,6 +173,12 @@ def test_resumes_from_a_checkpoint(tmp_path):
     steps = resumed.state_dict()["runs"]["run"]["steps"]
     assert steps == [1, 2, 3, 4, 5, 6]
     assert json.loads(json.dumps(stopping.state_dict())) == stopping.state_dict()
+    longer, known = LCPFNStopping("val_acc"), LCPFNStopping("val_acc")
+    fit(RISING, known, epochs=2).save_checkpoint(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(RISING[2:], longer, epochs=4, ckpt=path)  # meant for two epochs, and going on to four
+    assert longer.state_dict()["runs"]["run"]["steps"] == [1, 2, 3, 4] and longer.reports.rule.horizon == 4
 
 
 def test_a_second_fit_starts_afresh():

@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 import warnings
 
@@ -118,6 +119,11 @@ def test_a_trial_that_is_tried_again_keeps_its_curve_up_to_the_restored_iteratio
     run(made, "a", [result(5, 0.77), result(6, 0.8)])
     held = made.trials.rule.state_dict()["runs"]["a"]
     assert held["steps"] == [1, 2, 3, 4, 5, 6] and held["values"][-2:] == [0.77, 0.8]
+    made.on_trial_error(None, trial("a"))
+    dead = trial("a")
+    dead.status = Trial.ERROR  # as Ray adds it when a run is restored
+    made.on_trial_add(None, dead)
+    assert math.isnan(made.trials.rule.best)
     stopper = LCPFNStopper("score", "max", EPOCHS, posterior=Trend(), audit=0.0)
     for one in [*rising(0.9)[:6], result(5, 0.5)]:
         stopper("a", one)

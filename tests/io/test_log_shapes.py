@@ -80,11 +80,55 @@ def test_a_restarted_training_in_tensorboard(tmp_path: Path, purge: int | None) 
 
 
 def test_rows_of_several_runs_without_their_names_are_refused(tmp_path: Path) -> None:
-    text = "step,val_acc\n" + "".join(f"{k},0.{r}\n" for k in range(1, 9) for r in (1, 2)) + "1,0.1\n" * 3
     many = "step,val_acc\n" + "".join(f"{k},0.{r}\n" for r in range(1, 9) for k in (1, 2, 3))
-    assert read_logs(write(tmp_path / "a.csv", text)).curves["a"].steps == [1]
-    with pytest.raises(ValueError, match=r"steps of run 'a' go back 7 times; sort the rows by step, or .* --run"):
+    with pytest.raises(ValueError, match=r"steps of run 'a' go back 7 times and .*; sort the rows by step, .* --run"):
         read_logs(write(tmp_path / "a.csv", many))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed,epoch,val_acc\n" + "".join(f"{s},{e},0.{s}{e}\n" for s in (1, 2, 3) for e in range(1, 5)),
+        "model,epoch,val_acc\n" + "".join(f"{m},{e},0.{e}\n" for m in "xyz" for e in range(1, 5)),
+        lines(*({"model": m, "epoch": e, "val": {"acc": 0.1 * e}} for m in "xy" for e in (1, 2, 3))),
+    ],
+)
+def test_a_column_that_tells_runs_apart_is_named(tmp_path: Path, text: str) -> None:
+    path = write(tmp_path / "a.txt", text)
+    with pytest.raises(ValueError, match=r"changes where the steps go back or repeat.*say --run") as error:
+        read_logs(path)
+    name = str(error.value).split("--run '")[1].split("'")[0]
+    assert len(read_logs(path, Names(run=name)).curves) >= 2
+
+
+def test_steps_that_repeat_again_and_again_are_refused(tmp_path: Path) -> None:
+    text = "epoch,val_acc\n" + "".join(f"{e},0.{e}{k}\n" for e in range(1, 6) for k in (1, 2, 3))
+    with pytest.raises(ValueError, match=r"repeat 10 times; .* --step"):
+        read_logs(write(tmp_path / "a.csv", text))
+
+
+def test_files_that_count_their_steps_unlike_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "epoch,step,val_acc\n" + "".join(f"{k // 4},{50 * (k + 1)},0.{k}\n" for k in range(6)))
+    write(tmp_path / "b.csv", "epoch,step,val_acc\n1,200,0.5\n2,400,0.6\n")
+    with pytest.raises(ValueError, match="some files count steps by epoch and some by step; name one with --step"):
+        read_logs(tmp_path)
+    assert read_logs(tmp_path, Names(step="step")).curves["b"].steps == [200, 400]
+    once = "epoch,step,val_acc\n1,100,0.5\n2,200,0.6\n2,201,0.7\n"  # a last evaluation
+    assert read_logs(write(tmp_path / "c.csv", once)).curves["c"] == Curve([1, 2], [0.5, 0.7])
+
+
+def test_a_restart_over_two_event_files_is_said(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    for k, steps in enumerate((range(1, 11), range(6, 9))):
+        with SummaryWriter(str(tmp_path / "run"), filename_suffix=f".{k}") as writer:
+            for step in steps:
+                writer.add_scalar("acc", 0.1 * k, step)
+    for path in (tmp_path / "run").iterdir():
+        path.rename(path.with_name(f"events.out.tfevents.{path.name[-1]}"))
+    found = read_logs(tmp_path)
+    assert found.curves["run"].steps[-1] == 8 and "steps go back in run" in found.notes[0]
 
 
 # Gaps and divergence
@@ -169,9 +213,15 @@ def test_a_hugging_face_trainer(tmp_path: Path) -> None:
                 trainer_state(list(range(100, last + 1, 100))),
             )
     write(folder / "b" / "trainer_state.json", trainer_state(list(range(100, 1101, 100))))
+    write(folder / "c" / "trainer_state.json", trainer_state([100, 200]))  # of a training that was resumed since
+    write(folder / "c" / "checkpoint-700" / "trainer_state.json", trainer_state([100, 200, 700]))
     write(folder / "a" / "config.json", "{}")
     found = read_logs(folder, Names(step="step"))
-    assert {name: curve.steps[-1] for name, curve in found.curves.items()} == {"a": 1000, "b": 1100}
+    assert {name: curve.steps[-1] for name, curve in found.curves.items()} == {
+        "a": 1000,
+        "b": 1100,
+        "c": 700,
+    }
     with pytest.raises(ValueError, match=r"config.json: no log: expected a trainer_state.json"):
         read_logs(folder / "a" / "config.json")
 
@@ -227,6 +277,38 @@ def test_tables_of_many_hands(tmp_path: Path, name: str, text: str) -> None:
         write(tmp_path / "a.csv", text), Names(metric="val_acc") if name == "quoted separators" else Names()
     )
     assert found.curves == {"a": Curve([1, 2], [0.5, 0.75])}, name
+
+
+@pytest.mark.parametrize("metric", ["dice", "miou", "psnr", "r2", "auroc", "reward"])
+def test_train_and_validation_columns_are_no_two_runs(tmp_path: Path, metric: str) -> None:
+    path = write(tmp_path / "a.csv", f"epoch,train_{metric},val_{metric}\n1,0.9,0.5\n2,0.95,0.6\n")
+    assert read_logs(path)[:2] == ({"a": Curve([1, 2], [0.5, 0.6])}, f"val_{metric}")
+    odd = write(tmp_path / "a.csv", "epoch,train_foo,val_foo\n1,0.9,0.5\n")
+    assert read_logs(odd).metric == "val_foo"
+
+
+def test_utf16_with_an_epoch_that_stands_still(tmp_path: Path) -> None:
+    text = "epoch,step,val_acc\n" + "".join(f"{k // 4},{50 * (k + 1)},0.{k}\n" for k in range(6))
+    assert read_logs(write(tmp_path / "a.csv", text.encode("utf-16"))).curves["a"].steps == [
+        50 * k for k in range(1, 7)
+    ]
+
+
+def test_json_of_other_kinds(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.log.json", lines({"epoch": 1, "val_acc": 0.5}, {"epoch": 2, "val_acc": 0.6}))
+    assert read_logs(path).curves == {"x.log": Curve([1, 2], [0.5, 0.6])}
+    path = write(tmp_path / "a.jsonl", lines({"run": None, "epoch": 1, "val_acc": 0.5}))
+    assert list(read_logs(path).curves) == ["a"]
+
+
+def test_a_document_that_is_being_written_keeps_its_run(tmp_path: Path) -> None:
+    path = write(tmp_path / "trainer_state.json", trainer_state([100, 200]))
+    logs = Logs(tmp_path)
+    logs.poll()
+    write(path, trainer_state([100, 200, 300])[:-40])
+    assert logs.poll() == set() and logs.curve(logs.runs[0]).steps[-1] == 2.0 and not logs.problems
+    write(path, trainer_state([100, 200, 300]))
+    assert logs.poll() and logs.curve(logs.runs[0]).steps[-1] == 3.0
 
 
 def test_utf16(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ class Dashboard:
         self.levels = ((1 - mass) / 2, 0.25, 0.5, 0.75, (1 + mass) / 2)
         self.fleet: RunForecaster | None = None
         self.told: Units | None = None
+        self.told_of = ""  # the metric that it is of
         self.lines: dict[str, _Line] = {}
         self.best, self.holder = math.nan, ""
         self.error, self.busy, self.question = "", True, ("", "")
@@ -135,6 +136,9 @@ class Dashboard:
             self.question = "metric", "several metrics may be read; choose one, or name it with --metric"
             return False
         metric = self.logs.names.metric or (metrics[0] if metrics else "metric")
+        if metric != self.told_of:
+            self.told, self.fleet, self.told_of = None, None, metric
+            self.lines.clear()
         if self.logs.runs and self.told is None:
             try:
                 self.told = self.units(metric)
@@ -182,6 +186,7 @@ class Dashboard:
                 line = self.lines[name]
                 curve = line.curve.finite
                 line.problem = None if self._is_over(line) else self.fleet.problem(curve)
+                line.chance = line.final = line.band = None
                 if line.problem is None and curve.steps and not self._is_over(line) and not self._is_early(line):
                     ready[name] = curve
             self.fleet.read(ready)

@@ -82,7 +82,7 @@ class Units(NamedTuple):
             ValueError: bounds that make no scale.
         """
         from bayesvision.distributions.metric import MetricScale
-        from bayesvision.early_stopping.units import FIRST, learned_scale
+        from bayesvision.early_stopping.units import FIRST, learned_scale, start_of
 
         lower, upper, soft_lower, soft_upper = self.bounds
         if self.mode == "max" and all(bound is None for bound in self.bounds):
@@ -90,7 +90,7 @@ class Units(NamedTuple):
         runs = [values for curve in curves if (values := curve.finite.values)]
         try:
             if self.learns and runs:
-                return learned_scale([v[0] for v in runs[:FIRST]], min(map(min, runs)), *self.bounds)
+                return learned_scale([start_of(v) for v in runs[:FIRST]], min(map(min, runs)), *self.bounds)
             least, most = -math.inf if lower is None else lower, math.inf if upper is None else upper
             if self.learns:
                 return learned_scale([1.0], 0.0, *self.bounds)

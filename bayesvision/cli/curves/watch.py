@@ -49,17 +49,22 @@ class Boards:
         self.first = build(None, None)
         self.all: dict[tuple[str | None, Mode | None], Dashboard] = {(None, None): self.first}
         self.asked: "dict[tuple[str | None, Mode | None], float]" = {(None, None): math.inf}
-        self._done, self._told = threading.Event(), set[str]()
+        self._done, self._told, self._lock = threading.Event(), set[str](), threading.Lock()
 
     def since(self, version: int, metric: str | None = None, mode: "Mode | None" = None) -> bytes:
         """What changed after `version` on a board; the first one's for a metric that is in no file."""
         key = metric, mode
-        if key not in self.all and len(self.all) < MOST and metric in (None, *self.first.offered):
-            self.all[key] = self.build(metric, mode)
-        if key not in self.all:
+        if metric not in (None, *self.first.offered):
             return self.first.since(version)
-        self.asked[key] = max(self.asked.get(key, 0.0), time.monotonic())
-        return self.all[key].since(version)
+        with self._lock:
+            if key not in self.all:
+                if len(self.all) >= MOST:  # the one that nobody has looked at for longest makes room
+                    idle = min(self.asked, key=lambda one: self.asked[one])
+                    del self.all[idle], self.asked[idle]
+                self.all[key] = self.build(metric, mode)
+            self.asked[key] = max(self.asked.get(key, 0.0), time.monotonic())
+            board = self.all[key]
+        return board.since(version)
 
     def run(self, interval: float) -> None:
         """Look at the files every `interval` seconds until `close`."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from bayesvision.io.log_columns import Names, listed
 from bayesvision.io.log_files import OBJECTS, TABLES, Curve, LogFile, Readings
 
-__all__ = ["Curve", "Found", "Logs", "Problem", "read_logs"]
+__all__ = ["Found", "Logs", "Problem", "read_logs"]
 
 MOST_FILES = 20_000
 STATE = "trainer_state.json"  # of a Hugging Face trainer, in the folder of a checkpoint too

@@ -17,7 +17,7 @@ from bayesvision.plots.style import INK, PALETTE, legend, new_axes
 
 if TYPE_CHECKING:
     from bayesvision.early_stopping.forecasts import RunForecaster
-    from bayesvision.io.logs import Curve
+    from bayesvision.io.log_files import Curve
 
 __all__ = ["Panel", "curve_fan", "curve_grid", "regret_lines"]
 

@@ -8,7 +8,8 @@ import pytest
 from files import append, write
 
 from bayesvision.io.log_columns import Names, candidates, choose_metric
-from bayesvision.io.logs import Curve, Logs, read_logs
+from bayesvision.io.log_files import Curve
+from bayesvision.io.logs import Logs, read_logs
 
 
 def lines(*records: dict) -> str:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayesvision.io.log_columns import Names
-from bayesvision.io.logs import Curve, Logs, read_logs
+from bayesvision.io.log_files import Curve
+from bayesvision.io.logs import Logs, read_logs
 
 
 def test_long_csv(tmp_path: Path) -> None:

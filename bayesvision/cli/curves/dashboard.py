@@ -12,7 +12,8 @@ from typing import Any
 from bayesvision.cli.curves.options import Units
 from bayesvision.early_stopping.forecasts import Band, Final, RunForecaster
 from bayesvision.early_stopping.readings import origin
-from bayesvision.io.logs import Curve, Logs
+from bayesvision.io.log_files import Curve
+from bayesvision.io.logs import Logs
 
 __all__ = ["Dashboard"]
 

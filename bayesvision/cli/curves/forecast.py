@@ -22,7 +22,7 @@ from bayesvision.cli.curves.options import (
 
 if TYPE_CHECKING:
     from bayesvision.early_stopping.forecasts import Final, RunForecaster
-    from bayesvision.io.logs import Curve
+    from bayesvision.io.log_files import Curve
     from bayesvision.plots.curves import Panel
 
 __all__ = ["curves"]

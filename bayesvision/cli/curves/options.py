@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from bayesvision.early_stopping.directions import Mode
     from bayesvision.early_stopping.forecasts import RunForecaster
     from bayesvision.io.log_columns import Names
-    from bayesvision.io.logs import Curve
+    from bayesvision.io.log_files import Curve
 
 __all__ = [
     "LOGS",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from bayesvision.early_stopping.forecasts import RunForecaster
     from bayesvision.early_stopping.replay import Policy, Replay
-    from bayesvision.io.logs import Curve
+    from bayesvision.io.log_files import Curve
 
 __all__ = ["replay"]
 

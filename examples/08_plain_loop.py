@@ -26,8 +26,8 @@ rates = (1e-2, 1e-4, 3e-3) if smoke else (1e-2, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e
 torch.set_num_threads(1)
 
 # %%
-# A loss is no metric in [0, 1]: it is never below 0, mostly below 2.5, and smaller is better. With ``mode="min"`` and no
-# scale the rule would learn the range from the first runs.
+# A loss is no metric in [0, 1]: it is never below 0, mostly below 2.5, and smaller is better. With ``mode="min"`` and
+# no scale the rule would learn the range from the first runs.
 
 rule = bv.StoppingRule(horizon=epochs, scale=bv.MetricScale(lower=0, soft_lower=0, soft_upper=2.5, minimize=True))
 

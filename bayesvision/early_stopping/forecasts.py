@@ -131,7 +131,7 @@ class RunForecaster:
 
     def _extend(self, group: list[_New], known: int) -> None:
         """Condition runs of equal length, the first `known` rows of which were read before."""
-        x = torch.tensor([run.steps for run in group], dtype=torch.float64).clamp(max=self.horizon)
+        x = torch.tensor([run.steps for run in group], dtype=torch.float64)
         y = torch.tensor([run.values for run in group], dtype=torch.float64)
         base, kept = self.posterior, group[0].kept
         if known:
@@ -176,7 +176,7 @@ class RunForecaster:
             yield names[k : k + BATCH], self._standing(x, y, [s.state for s in seen])
 
     def _predict(self, posterior: Any, ahead: Tensor) -> Any:
-        return bounded(posterior.predict(ahead.clamp(max=self.horizon)), self.scale)
+        return bounded(posterior.predict(ahead), self.scale)
 
     def _steps(self, name: str, points: int = READINGS) -> list[float]:
         """Steps of a run to come."""

@@ -69,7 +69,7 @@ class Reader:
         last = places[kept:]  # the latest reading, where it does not stay
         posterior = self._condition(run.posterior, run, last) if last else run.posterior
         at = torch.tensor(clocked(ahead.tolist(), start, self.horizon), dtype=torch.float64)
-        return bounded(posterior.predict(at.clamp(max=self.horizon)), self.scale)
+        return bounded(posterior.predict(at), self.scale)
 
     def _condition(self, posterior: Any, run: Run, places: list[int]) -> Any:
         steps = clocked([run.steps[k] for k in places], run.start, self.horizon)
@@ -90,7 +90,7 @@ class Reader:
         start, rows = origin(run.steps, self.horizon), looked_at(len(run.steps))[0]
         steps, sign = np.array([run.steps[k] for k in rows]), -1.0 if self.minimize else 1.0
         y = torch.tensor([run.values[k] for k in rows], dtype=torch.float64)
-        x = torch.tensor(clocked(steps.tolist(), start, self.horizon), dtype=torch.float64).clamp(max=self.horizon)
+        x = torch.tensor(clocked(steps.tolist(), start, self.horizon), dtype=torch.float64)
         at = self.horizon * torch.arange(1, POINTS + 1, dtype=torch.float64) / POINTS
         decided = (np.arange(1, len(rows) + 1) >= least) & (steps < self.horizon)
         decided &= np.array([due(before, step) for before, step in itertools.pairwise([start, *steps.tolist()])])

@@ -24,8 +24,11 @@ def origin(steps: Sequence[float], horizon: float) -> float:
 
 
 def clocked(steps: Sequence[float], start: float, horizon: float) -> list[float]:
-    """Steps by the clock of a run: from 0 where it starts to the horizon; the same steps if it starts at 0."""
-    return list(steps) if start == 0 else [(step - start) * (horizon / (horizon - start)) for step in steps]
+    """Steps by the clock of a run: from 0 where it starts to the horizon; the same steps if it starts at 0.
+
+    The part of the way comes first, so that rounding carries no step beyond the horizon.
+    """
+    return list(steps) if start == 0 else [horizon * ((step - start) / (horizon - start)) for step in steps]
 
 
 def looked_at(count: int, most: int = READINGS) -> tuple[list[int], int]:

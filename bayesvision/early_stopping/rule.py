@@ -178,8 +178,10 @@ class StoppingRule:
 
     def _learn_units(self) -> None:
         """Measure a loss between 0 and what the first runs started with, where no scale was told."""
+        if not self._own_units:
+            return
         runs = [run for run in self._runs.values() if run.values]
-        if not self._own_units or not runs:
+        if not runs:
             return
         scale = learned_scale([start_of(run.values) for run in runs[:FIRST]], min(run.ends[0] for run in runs))
         if scale != self.scale:

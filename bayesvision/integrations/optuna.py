@@ -35,9 +35,9 @@ class LCPFNPruner(BasePruner):
     a restart: `best` is the best value that any trial reported, aside from failed ones and from running ones that died,
     by the looks of it: `PASSED` later trials have run to their end since it began, or twice as many as are running. The
     direction is the study's, whatever the scale says. Steps count as they are reported; only where trials report at 0,
-    1, 2, ... and none reaches the horizon, the first epoch is step 0. A trial whose latest
-    value is NaN or infinite is pruned; such values are left out otherwise, as are those of other trials outside the
-    scale. What fails inside is told once, as a warning, and prunes nothing.
+    1, 2, ... and none reaches the horizon, the first epoch is step 0. A trial whose latest value is NaN or infinite is
+    pruned; such values are left out otherwise, as are those of other trials outside the scale. What fails inside is
+    told once, as a warning, and prunes nothing.
 
     Args:
         horizon: epochs of a trial that is not pruned; if left out, those of the longest complete trial, and nothing is

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bayesvision.core.metric_words import LARGER, SMALLER
+from bayesvision.core.metric_words import LARGER, SMALLER, words
 from bayesvision.io.tables import is_number
 
 __all__ = [
+    "NOT_FINITE",
     "Apart",
     "Choice",
     "Names",
@@ -25,15 +26,11 @@ __all__ = [
 ]
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 # Names that are understood without being told, the most telling first; case does not matter.
 RUNS = ("run", "run_id", "run_name", "trial", "trial_id", "trial_name", "config", "config_id", "experiment")
 STEPS = ("epoch", "step", "iteration", "iter", "global_step", "training_iteration", "_step", "epochs", "steps", "t")
 METRICS = ("value", "metric", "score", "objective")
-OTHER = _words(
+OTHER = words(
     "time timestamp wall_time walltime date datetime elapsed seconds duration eta _runtime _timestamp runtime lr "
     "learning_rate momentum weight_decay grad_norm gradnorm num_samples samples tokens total_flos flops memory seed "
     "index id pid hour minute batch batch_size num_updates"
@@ -41,8 +38,8 @@ OTHER = _words(
 ENDINGS = ("_time", "_seconds", "_per_second", "_runtime", "/lr", "_lr", "learning_rate", "grad_norm", "_samples")
 STARTS = ("lr-", "lr_", "lr/", "time_", "timers/", "perf/", "system/")
 WORDS = LARGER | SMALLER | set(METRICS)  # a column with one of these is a metric
-HELD_OUT = (_words("val valid validation"), _words("eval evaluation"), _words("dev"), _words("test"))
-IDENTITIES = _words("seed id fold split model worker rank replica")  # numbers that may tell runs apart
+HELD_OUT = (words("val valid validation"), words("eval evaluation"), words("dev"), words("test"))
+IDENTITIES = words("seed id fold split model worker rank replica")  # numbers that may tell runs apart
 ABSENT = ("", "na", "n/a", "null", "none", "-")  # no reading; nan and inf are readings
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf}
 COMMA = re.compile(r"[-+]?\d+,\d+([eE][-+]?\d+)?")
@@ -97,7 +94,7 @@ class StepColumn:
     """The column of steps, and a finer one to turn to if it stands still between two readings of a run."""
 
     def __init__(self, wanted: str | None) -> None:
-        self.wanted, self.name, self.finer = wanted, wanted, None
+        self.name, self.finer = wanted, None
         self.switched = wanted is not None
         self.last: dict[str, tuple[float, float]] = {}
         self.still = 0  # how often it stood still; once it may be a last evaluation
@@ -131,16 +128,16 @@ class Apart:
 
     def __init__(self) -> None:
         self.step, self.before = -math.inf, dict[str, Any]()
-        self.there, self.elsewhere = dict[str, int](), set[str]()
+        self.there, self.elsewhere = dict[str, None](), set[str]()
 
     def look(self, step: float, beside: Mapping[str, Any]) -> None:
         """Take in what stands beside the metric of a row."""
         beside = {name: value for name, value in beside.items() if _may_name(name, value)}
-        changed = {name for name, value in beside.items() if name in self.before and self.before[name] != value}
+        changed = [name for name, value in beside.items() if name in self.before and self.before[name] != value]
         if step > self.step:
-            self.elsewhere |= changed
+            self.elsewhere.update(changed)
         else:
-            self.there |= {name: self.there.get(name, 0) + 1 for name in changed}
+            self.there |= dict.fromkeys(changed)
         self.step, self.before = step, beside
 
     @property
@@ -194,7 +191,7 @@ def choose_metric(names: Sequence[str], wanted: str | None, what: str = "column"
 
 def held_out_of(names: Sequence[str]) -> list[str]:
     """Those among metrics that are held out from training, by their names."""
-    return next((found for words in HELD_OUT if (found := [n for n in names if words & _parts(n)])), [])
+    return next((found for kind in HELD_OUT if (found := [n for n in names if kind & _parts(n)])), [])
 
 
 def listed(names: Iterable[str]) -> str:

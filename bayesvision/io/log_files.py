@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from bayesvision.io.log_columns import Choice, Names, Row
 from bayesvision.io.log_formats import CsvLines, EventFile, Format, JsonRecords, records
 
-__all__ = ["DOCUMENT", "OBJECTS", "TABLES", "Curve", "LogFile", "Readings"]
+__all__ = ["OBJECTS", "TABLES", "Curve", "LogFile", "Readings"]
 
 TABLES, OBJECTS, DOCUMENT = (".csv", ".tsv"), (".jsonl", ".ndjson"), ".json"
 LONGEST = 1 << 20  # bytes of a line

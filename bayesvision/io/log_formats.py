@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from bayesvision.io.log_columns import (
     METRICS,
+    NOT_FINITE,
     RUNS,
     STEPS,
     Apart,
@@ -229,12 +230,12 @@ def _flat(record: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterab
 
 def _is_reading(value: Any) -> bool:
     if isinstance(value, str):
-        return value.strip().lower() in ("nan", "inf", "-inf", "infinity", "-infinity")
+        return value.strip().lower() in NOT_FINITE
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, str) and _is_reading(value) and math.isfinite(value)
 
 
 def records(text: str) -> list[dict[str, Any]]:

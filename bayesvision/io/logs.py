@@ -146,6 +146,11 @@ class Logs:
         return list(found)
 
     @property
+    def steps(self) -> list[str]:
+        """Names of the columns that steps were read from."""
+        return sorted({str(s.format.steps.name) for s in self.sources.values() if s.runs and s.format})
+
+    @property
     def problems(self) -> list[Problem]:
         """What could not be read so far, one entry a file."""
         return [Problem(label, max(1, s.bad), s.problem) for label, s in self.sources.items() if s.problem]
@@ -159,11 +164,10 @@ class Logs:
         if self.names.metric is None:
             told = [(m, o) for m, o in chosen.items() if m is not None]
             notes += [f"read {m}, and not {listed(o)}; --metric NAME takes another one" for m, o in told]
-        back = {name: 1 for s in self.sources.values() for name, r in s.runs.items() if r.back}
-        back |= {name: 1 for name, labels in self.owners.items() if len(labels) > 1 and self._merged(name).back}
-        steps = {s.format.steps.name for s in self.sources.values() if s.runs and s.format}
-        if len(steps) > 1:
-            notes.append(f"steps are counted by {listed(sorted(map(str, steps)))}; --step NAME takes one of them")
+        back = dict.fromkeys(name for s in self.sources.values() for name, r in s.runs.items() if r.back)
+        back |= dict.fromkeys(name for name, held in self.owners.items() if len(held) > 1 and self._merged(name).back)
+        if len(self.steps) > 1:
+            notes.append(f"steps are counted by {listed(self.steps)}; --step NAME takes one of them")
         if back:
             notes.append(f"steps go back in {listed(back)}: what came later replaced what was there from its step on")
         return notes
@@ -255,7 +259,6 @@ def _check_order(path: str | os.PathLike[str], logs: Logs) -> None:
                     "times; sort the rows by step, name the column that tells the runs apart with --run, or another "
                     "column of steps with --step"
                 )
-    names = {s.format.steps.name for s in logs.sources.values() if s.runs and s.format}
-    if len(names) > 1 and any(s.format.steps.still > 1 for s in logs.sources.values() if s.format):
-        several = " and some by ".join(sorted(map(str, names)))
+    if len(logs.steps) > 1 and any(s.format.steps.still > 1 for s in logs.sources.values() if s.format):
+        several = " and some by ".join(logs.steps)
         raise ValueError(f"{path}: some files count steps by {several}; name one with --step")

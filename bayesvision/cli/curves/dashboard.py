@@ -78,14 +78,10 @@ class Dashboard:
         self.error, self.busy, self.question = "", True, ("", "")
         self.offered: list[str] = []  # metrics that may be asked for, as the page was told
         self.instance, self.version = secrets.token_hex(8), 0
-        self._lock, self._done = threading.Lock(), threading.Event()
+        self._lock = threading.Lock()
         self._said: dict[str, Any] = {}
         self._head, self._rows = "", list[tuple[int, str]]()
         self._publish([])
-
-    def close(self) -> None:
-        """End what is under way."""
-        self._done.set()
 
     def try_refresh(self) -> None:
         """`refresh`; an error is shown and ends nothing."""

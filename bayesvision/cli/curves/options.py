@@ -89,11 +89,10 @@ class Units(NamedTuple):
             return None
         runs = [values for curve in curves if (values := curve.finite.values)]
         try:
-            if self.learns and runs:
-                return learned_scale([start_of(v) for v in runs[:FIRST]], min(map(min, runs)), *self.bounds)
-            least, most = -math.inf if lower is None else lower, math.inf if upper is None else upper
             if self.learns:
-                return learned_scale([1.0], 0.0, *self.bounds)
+                firsts = [start_of(v) for v in runs[:FIRST]] or [1.0]
+                return learned_scale(firsts, min(map(min, runs), default=0.0), *self.bounds)
+            least, most = -math.inf if lower is None else lower, math.inf if upper is None else upper
             return MetricScale(least, most, soft_lower, soft_upper, self.mode == "min")
         except ValueError as error:
             raise ValueError(f"--lower, --upper, --soft-lower, --soft-upper: {error}") from None

@@ -83,8 +83,6 @@ class Boards:
     def close(self) -> None:
         """End `run`."""
         self._done.set()
-        for board in self.all.values():
-            board.close()
 
 
 class Server(ThreadingHTTPServer):

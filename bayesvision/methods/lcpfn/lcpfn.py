@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from bayesvision.core.recipes import convert_fields, describe, to_json
 from bayesvision.core.roles import Conditionable, Exported, Log, Prior
 from bayesvision.distributions import Mixture, TruncatedTransformed, within
 from bayesvision.distributions.metric import MetricScale
+from bayesvision.methods.lcpfn.checks import batch_axes, check_values
 from bayesvision.methods.lcpfn.network import PrefixTransformer
 from bayesvision.methods.lcpfn.tasks import TaskStream
 from bayesvision.methods.lcpfn.tokens import FEATURES, QUERIES, START, UNIT, _questions, _tokens
@@ -29,8 +29,6 @@ __all__ = ["LCPFN", "LCPFNPosterior"]
 
 SPAN = 100.0  # epochs of the network, which the horizon of a run is rescaled to
 CHUNK = 65_536  # epochs, times the batch, that predict asks for in one pass: bounds its memory
-REACH = 8.0  # how far beyond [0, 1] a value may lie where no bounds are known
-SLACK = 1e-6  # how far beyond a bound rounding may carry a value
 
 
 @dataclass(frozen=True)
@@ -230,23 +228,8 @@ class LCPFNPosterior(Conditionable):
         y = check_targets(y, x, constant=True)
         if self.x is not None and x.shape[:-2] != self.x.shape[:-1]:
             raise ValueError(f"x must have the batch axes {tuple(self.x.shape[:-1])}, got {tuple(x.shape[:-2])}")
-        self._check_values(y)
+        check_values(y, self.scale, self._bounds)
         return x.double().squeeze(-1).detach(), y.detach()
-
-    def _check_values(self, y: Tensor) -> None:
-        lower, upper = self._bounds or (-REACH, 1 + REACH)
-        slack = SLACK * y.abs().clamp(min=1)
-        outside = (y < lower - slack) | (y > upper + slack)
-        if not outside.any():
-            return
-        value = y[outside][0].item()
-        if self.scale is not None:
-            raise ValueError(f"y must lie within the bounds of the scale, {lower:g} to {upper:g}, got {value:g}")
-        more = "; for values as the prior draws them say posterior.unbounded()" if self.bounds else ""
-        raise ValueError(
-            f"y must be a metric in [0, 1] where larger is better, got {value:g}; for another one "
-            f"say posterior.with_metric(scale=MetricScale(lower, upper, soft_lower, soft_upper, minimize)) first{more}"
-        )
 
     @property
     def _bounds(self) -> tuple[float, float] | None:
@@ -293,7 +276,7 @@ class LCPFNPosterior(Conditionable):
         x = self._check_epochs(x.reshape(1) if alone else x)
         kind, wide = self.network.prior_token.dtype, output_dtype(x, self.y)
         seen_x, seen_y, state = self._last()
-        batch = self._batch_of(x.squeeze(-1), seen_x)
+        batch = batch_axes(x.squeeze(-1), seen_x)
         t, last = (self._inner_epochs(v.double()).expand(*batch, -1) for v in (x.squeeze(-1), seen_x))
         questions = _questions(t, last).to(kind)
         chunk = max(1, CHUNK // max(1, math.prod(batch)))
@@ -329,15 +312,6 @@ class LCPFNPosterior(Conditionable):
         if self.scale is not None:
             return self.scale.law(law)
         return within(law, *self.bounds) if self.bounds else law
-
-    def _batch_of(self, x: Tensor, seen: Tensor) -> torch.Size:
-        try:
-            return torch.Size(np.broadcast_shapes(x.shape[:-1], seen.shape[:-1]))  # torch's imports sympy
-        except ValueError:
-            raise ValueError(
-                f"x must have batch axes that broadcast with the curves' {tuple(seen.shape[:-1])}, "
-                f"got {tuple(x.shape[:-1])}"
-            ) from None
 
     def _last(self) -> tuple[Tensor, Tensor, Tensor]:
         """Epoch and value [*batch, 1] of the last row, in the user's units, and the state [*batch, 1, width]."""

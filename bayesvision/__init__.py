@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bayesvision.core.data import Data as Data
     from bayesvision.distributions.metric import MetricScale as MetricScale
     from bayesvision.early_stopping.rule import StoppingRule as StoppingRule
+    from bayesvision.early_stopping.thaw import Thaw as Thaw
     from bayesvision.io.checkpoints import load as load
     from bayesvision.io.checkpoints import pretrained as pretrained
     from bayesvision.io.checkpoints import save as save

@@ -45,6 +45,7 @@ NAMES = {  # name of `bayesvision` -> module, imported on first use
     "ParticleFilter": "bayesvision.baselines.particle_filter",
     "SSVI": "bayesvision.methods.ssvi.ssvi",
     "StoppingRule": "bayesvision.early_stopping.rule",
+    "Thaw": "bayesvision.early_stopping.thaw",
     "TablePFN": "bayesvision.methods.tables.tables",
     "Train": "bayesvision.training.train",
     "load": "bayesvision.io.checkpoints",

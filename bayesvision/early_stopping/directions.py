@@ -2,12 +2,12 @@
 
 import dataclasses
 import re
-from typing import Literal
+from typing import Any, Literal
 
 from bayesvision.core.metric_words import ENDINGS, LARGER, SMALLER
 from bayesvision.distributions.metric import MetricScale
 
-__all__ = ["ARTICLES", "Mode", "directed", "direction", "known_direction"]
+__all__ = ["ARTICLES", "Mode", "check_mode", "directed", "direction", "known_direction"]
 
 Mode = Literal["min", "max"]
 
@@ -56,6 +56,18 @@ def direction(
     if known is None:
         raise ValueError(f"whether {metric!r} is better when larger or smaller is not known by its name; say {ask}")
     return known, "as its name says"
+
+
+def check_mode(mode: Any, scale: MetricScale | None = None) -> None:
+    """Refuse what is no direction, and one that is not the scale's; None is left to the scale.
+
+    Raises:
+        ValueError: as said.
+    """
+    if mode not in (None, "min", "max"):
+        raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+    if scale is not None and mode is not None and scale.minimize != (mode == "min"):
+        raise ValueError(f"mode={mode!r} contradicts the scale, which says minimize={scale.minimize}")
 
 
 def directed(scale: MetricScale | None, mode: Mode) -> MetricScale | None:

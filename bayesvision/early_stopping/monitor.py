@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
-from bayesvision.early_stopping.directions import Mode, directed, direction, known_direction
+from bayesvision.early_stopping.directions import Mode, check_mode, directed, direction, known_direction
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
 
@@ -61,8 +61,7 @@ class Monitor:
         run: Hashable = None,
         mode: Mode | None = None,
     ) -> None:
-        if mode not in (None, "min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+        check_mode(mode)
         if rule is not None and not (horizon is None and scale is None and mode is None):
             raise ValueError("horizon, scale and mode must be left out where a rule is given; they are the rule's")
         if rule is not None and run is None:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,11 +15,20 @@ from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.replay import Curves, Runs, Stopper, bests, lengths
 from bayesvision.early_stopping.threshold import RECENT, TOP, best_level, costs
 
-__all__ = ["Chances", "Forecast", "Hyperband", "NoStopping", "Patience", "SuccessiveHalving"]
+__all__ = ["Answers", "Chances", "Forecast", "Forecaster", "Hyperband", "NoStopping", "Patience", "SuccessiveHalving"]
 
 CHUNK = 1 << 18  # forecasts that are made at once
 SMALL = 1e-6  # mass that a law keeps between the bounds at least
 GRID = 40  # values to beat that the chances are tabulated at, of each kind
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """What a policy asks of forecasts: where runs have values, and their chances; `Chances` has them."""
+
+    there: Shaped[np.ndarray, "runs steps"]
+
+    def better(self, runs: Any, best: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -69,7 +78,7 @@ class Forecast:
         ValueError: delta is outside (0, 1), or `learn` is negative.
     """
 
-    chances: "Chances"
+    chances: Answers
     delta: float = 0.05
     learn: int = 2
     least: int = 2
@@ -83,11 +92,16 @@ class Forecast:
     def begin(self, curves: Curves, orders: int) -> Stopper:
         if self.chances.there.shape != curves.shape:
             raise ValueError(f"chances must be those of the curves {curves.shape}, got {self.chances.there.shape}")
-        return _Forecaster(self, curves).stop
+        return Forecaster(self, curves).stop
 
 
-class _Forecaster:
-    """The runs of each order so far, and the level that serves them best."""
+class Forecaster:
+    """The runs of each order so far, and the level that serves them best.
+
+    Attributes:
+        tops: best value of each run up to each step [runs, steps].
+        length: steps of each run.
+    """
 
     def __init__(self, policy: Forecast, curves: Curves) -> None:
         self.policy, self.tops, self.length = policy, bests(curves), lengths(curves)
@@ -101,16 +115,24 @@ class _Forecaster:
         """Steps after which each run is stopped."""
         if len(self.runs) < self.policy.learn:
             wanted = np.full(len(runs), self.tops.shape[1])
+        elif self.policy.learn:
+            wanted = self.wanted(runs, best, self.level(np.stack(self.runs, 1), np.stack(self.taken, 1), best))
         else:
-            level = self._level(best) if self.policy.learn else np.full(len(runs), self.policy.delta)
-            p = self.policy.chances.better(runs, np.maximum(best[:, None], self.tops[runs]))
-            wanted = _first((p <= level[:, None]) & (level[:, None] > 0) & self.open[runs])
+            wanted = self.wanted(runs, best, np.full(len(runs), self.policy.delta))
         self.runs.append(runs)
         self.taken.append(np.minimum(wanted, self.length[runs]))
         return wanted
 
-    def _level(self, best: Float[np.ndarray, " orders"]) -> Float[np.ndarray, " orders"]:
-        runs, taken = np.stack(self.runs, 1), np.stack(self.taken, 1)
+    def chances(self, runs: Any, best: Any) -> Float[np.ndarray, "orders steps"]:
+        """Largest probability ahead, from each step on, to be better than `best` and the run itself so far."""
+        return self.policy.chances.better(runs, np.maximum(best[:, None], self.tops[runs]))
+
+    def wanted(self, runs: Any, best: Any, level: Any) -> Runs:
+        """Steps after which each run is stopped at a level."""
+        return _first((self.chances(runs, best) <= level[:, None]) & (level[:, None] > 0) & self.open[runs])
+
+    def level(self, runs: Any, taken: Any, best: Any) -> Float[np.ndarray, " orders"]:
+        """The level that serves the runs [orders, places] best that took so many steps."""
         return best_level(self._lowest(runs, taken), self._costs(runs[:, -RECENT:], taken[:, -RECENT:], best))
 
     def _costs(self, runs: Any, taken: Any, best: Any) -> Float[np.ndarray, "orders recent levels"]:
@@ -145,7 +167,7 @@ class _Forecaster:
         return self.table[(*place, right - 1)] * (1 - part) + self.table[(*place, right)] * part
 
 
-def _tabulate(chances: "Chances", tops: Curves) -> tuple[np.ndarray, np.ndarray]:
+def _tabulate(chances: Answers, tops: Curves) -> tuple[np.ndarray, np.ndarray]:
     """Values to beat, close together where the best runs end, and the chances [runs, steps, values] to beat them."""
     final = np.sort(tops[:, -1][np.isfinite(tops[:, -1])])  # a run may have no values
     share = np.linspace(0, 1, GRID)

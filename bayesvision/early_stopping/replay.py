@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-__all__ = ["Policy", "Replay", "random_orders", "replay", "speedup", "steps_to"]
+__all__ = ["Interleaving", "Policy", "Replay", "random_orders", "replay", "speedup", "steps_to"]
 
 Curves = Float[np.ndarray, "runs steps"]
 Runs = Int[np.ndarray, " orders"]
@@ -30,6 +30,13 @@ class Policy(Protocol):
     """
 
     def begin(self, curves: Curves, orders: int) -> Stopper: ...
+
+
+@runtime_checkable
+class Interleaving(Protocol):
+    """A policy that goes back to runs: it plays all orders by itself, of curves and a budget that were checked."""
+
+    def play(self, curves: Curves, orders: Int[np.ndarray, "orders places"], budget: int) -> "Replay": ...
 
 
 class Replay(NamedTuple):
@@ -79,8 +86,10 @@ def random_orders(runs: int, orders: int, seed: int = 0, places: int | None = No
     return np.stack([source.permutation(runs) for _ in range(orders)])
 
 
-def replay(curves: Any, policy: Policy, orders: Any, budget: int | None = None) -> Replay:
+def replay(curves: Any, policy: Policy | Interleaving, orders: Any, budget: int | None = None) -> Replay:
     """Take the runs of each order one after the other until `budget` steps are spent or no run is left.
+
+    A policy that goes back to runs takes new ones in this order, and frozen ones as it likes.
 
     Args:
         curves: values [runs, steps], larger is better, NaN after the end of a run.
@@ -92,6 +101,8 @@ def replay(curves: Any, policy: Policy, orders: Any, budget: int | None = None) 
         ValueError: an array of another shape, an infinite value, an order that is none, or a budget below 1.
     """
     curves, orders, budget = _checked(curves, orders, budget)
+    if isinstance(policy, Interleaving):
+        return policy.play(curves, orders, budget)
     count, columns = len(orders), np.arange(curves.shape[1])
     length, tops = lengths(curves), bests(curves)
     trace = np.full((count, budget), -np.inf)

@@ -1,6 +1,5 @@
 """`StoppingRule`: stops runs that are unlikely to beat the best one, over any posterior that extrapolates curves."""
 
-import hashlib
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal
@@ -12,10 +11,10 @@ from bayesvision import plots
 from bayesvision.core.checks import check_count
 from bayesvision.core.data import Data
 from bayesvision.distributions.metric import MetricScale
-from bayesvision.early_stopping.directions import Mode
+from bayesvision.early_stopping.directions import Mode, check_mode
 from bayesvision.early_stopping.reader import Reader
 from bayesvision.early_stopping.readings import is_due, origin
-from bayesvision.early_stopping.runs import CurvePosterior, Decision, Forecaster, Report, Run
+from bayesvision.early_stopping.runs import CurvePosterior, Decision, Forecaster, Report, Run, is_chosen, runs_of
 from bayesvision.early_stopping.threshold import Record, learned_level
 from bayesvision.early_stopping.units import FIRST, learned_scale, remark, start_of
 from bayesvision.io.checkpoints import find
@@ -45,6 +44,9 @@ class StoppingRule:
     Example:
         >>> rule = bv.StoppingRule(horizon=100)
         >>> rule.update("run 1", step=1, value=0.41).stop
+
+    Attributes:
+        runs: what is known of each run, by its name.
 
     Args:
         horizon: last step of a run that is not stopped.
@@ -85,10 +87,7 @@ class StoppingRule:
             raise ValueError(f"delta must lie in (0, 1) and audit in [0, 1], got {delta!r} and {audit!r}")
         if not all(0 < a <= 1 for a in at or ()):
             raise ValueError(f"at must hold fractions of the horizon in (0, 1], got {at!r}")
-        if mode not in (None, "min", "max"):
-            raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
-        if scale is not None and mode is not None and scale.minimize != (mode == "min"):
-            raise ValueError(f"mode={mode!r} contradicts the scale, which says minimize={scale.minimize}")
+        check_mode(mode, scale)
         model: Any = find(posterior) if isinstance(posterior, str) else posterior
         if not isinstance(model, CurvePosterior):
             raise ValueError(f"posterior must extrapolate learning curves (an LCPFN), got {type(model).__name__}")
@@ -98,7 +97,7 @@ class StoppingRule:
         self.reader = Reader(model, self.horizon, learned_scale([1.0], 0.0) if self._own_units else scale)
         self.learn = learn if isinstance(model, Forecaster) else 0
         self.audit, self.seed = audit, seed
-        self._runs: dict[str, Run] = {}
+        self.runs: dict[str, Run] = {}
         self._level: tuple[tuple[str, ...], float] | None = None  # learned from these runs
 
     @property
@@ -115,7 +114,7 @@ class StoppingRule:
     def best(self) -> float:
         """The best value of any run so far, failed ones aside; NaN before the first."""
         pick, end = (min, 0) if self.minimize else (max, 1)
-        return pick((r.ends[end] for r in self._runs.values() if r.values and not r.failed), default=math.nan)
+        return pick((r.ends[end] for r in self.runs.values() if r.values and not r.failed), default=math.nan)
 
     @property
     def level(self) -> float:
@@ -126,7 +125,7 @@ class StoppingRule:
         """The level for a run, by the others that have ended."""
         ended = {
             name: run
-            for name, run in self._runs.items()
+            for name, run in self.runs.items()
             if run is not state and run.steps and (run.whole or run.stopped is not None)
         }
         if not self.learn or sum(run.whole for run in ended.values()) < self.learn:
@@ -155,8 +154,12 @@ class StoppingRule:
         Raises:
             ValueError: the step is not in (0, horizon], or the value is outside the bounds of the scale.
         """
+        return self.observe(run, step, value) or self.decide(run)
+
+    def observe(self, run: Hashable, step: float, value: float) -> Decision | None:
+        """Take in the value of a run as `update` does, without a decision but on one that diverged."""
         step, value = float(step), float(value)
-        state = self._runs.setdefault(str(run), Run())
+        state = self.runs.setdefault(str(run), Run())
         if not self._is_number(step, value):
             state.cut(step)
             state.stopped, state.diverged = step, True
@@ -164,29 +167,57 @@ class StoppingRule:
         state.put(step, value)
         self._level = None
         self._learn_units()
-        return self._consider(str(run), state, step)
+        return None
+
+    def decide(self, run: Hashable) -> Decision:
+        """Decide on a run that has reported, if its latest reading is one to decide at."""
+        state = self.runs[str(run)]
+        step = state.steps[-1]
+        if step >= self.horizon:
+            state.whole, state.stopped = True, None
+            state.forget()
+            return Decision(False, "the run reached the horizon", math.nan, state.values[-1], step)
+        start = origin(state.steps, self.horizon)
+        before = state.steps[-2] if len(state.steps) > 1 else start
+        if not is_due(before, step, start, self.horizon, self.at):
+            return Decision(False, "not a step to decide at", math.nan, math.nan, step)
+        if len(state.steps) < self.least:
+            return Decision(False, f"fewer than {self.least} readings", math.nan, math.nan, step)
+        return self._decide(str(run), state, step)
 
     def fail(self, run: Hashable) -> None:
         """A run broke off: its curve is kept, and sets no best unless the run reports again."""
-        if str(run) in self._runs:
-            self._runs[str(run)].failed, self._level = True, None
+        self._mark(run, failed=True)
+
+    def stop(self, run: Hashable) -> None:
+        """A run was stopped after its last report, whatever was decided."""
+        self._mark(run, stopped=True)
+
+    def complete(self, run: Hashable) -> None:
+        """A run came to its own end, before the horizon or at it."""
+        self._mark(run, whole=True)
 
     def resume(self, run: Hashable) -> None:
-        """A run that broke off comes back."""
-        if str(run) in self._runs:
-            self._runs[str(run)].failed, self._level = False, None
+        """A run that broke off, or was stopped, goes on."""
+        self._mark(run)
+
+    def _mark(self, run: Hashable, failed: bool = False, stopped: bool = False, whole: bool = False) -> None:
+        state = self.runs.get(str(run))
+        if state is not None:
+            state.failed, state.stopped, self._level = failed, state.last if stopped else None, None
+            state.whole |= whole
 
     def _learn_units(self) -> None:
         """Measure a loss between 0 and what the first runs started with, where no scale was told."""
         if not self._own_units:
             return
-        runs = [run for run in self._runs.values() if run.values]
+        runs = [run for run in self.runs.values() if run.values]
         if not runs:
             return
         scale = learned_scale([start_of(run.values) for run in runs[:FIRST]], min(run.ends[0] for run in runs))
         if scale != self.scale:
             self.reader, self._level = Reader(self._model, self.horizon, scale), None
-            for run in self._runs.values():
+            for run in self.runs.values():
                 run.record = None
                 run.forget()
 
@@ -207,32 +238,18 @@ class StoppingRule:
     def _diverged(self, step: float, value: float) -> Decision:
         return Decision(True, f"the value is {value} at step {step:g}: the run diverged", 0.0, math.nan, step)
 
-    def _consider(self, name: str, state: Run, step: float) -> Decision:
-        """Decide, if the reading at `step`, the latest, is one to decide at."""
-        if step >= self.horizon:
-            state.whole, state.stopped = True, None
-            state.forget()
-            return Decision(False, "the run reached the horizon", math.nan, state.values[-1], step)
-        start = origin(state.steps, self.horizon)
-        before = state.steps[-2] if len(state.steps) > 1 else start
-        if not is_due(before, step, start, self.horizon, self.at):
-            return Decision(False, "not a step to decide at", math.nan, math.nan, step)
-        if len(state.steps) < self.least:
-            return Decision(False, f"fewer than {self.least} readings", math.nan, math.nan, step)
-        return self._decide(name, state, step)
-
     def take(self, run: Hashable, curve: Mapping[float, float], state: RunState = "running") -> None:
         """Replace what is known of a run by its values at steps and by how it ended, without a decision.
 
         Steps outside (0, horizon] and values that are not finite or outside the scale are left out.
         """
-        known = self._runs.setdefault(str(run), Run())
+        known = self.runs.setdefault(str(run), Run())
         rows = sorted((float(s), float(v)) for s, v in curve.items() if 0 < s <= self.horizon and self._is_valid(v))
         steps, values = [s for s, _ in rows], [v for _, v in rows]
         held = len(known.steps)
         if steps[:held] != known.steps or values[:held] != known.values:
             known, self._level = Run(), None
-            self._runs[str(run)] = known
+            self.runs[str(run)] = known
         if len(steps) != held:
             known.record, known.extremes, self._level = None, None, None
         known.steps, known.values = steps, values
@@ -252,9 +269,13 @@ class StoppingRule:
             raise ValueError("curve must hold the values of the run at its steps, got none")
         self.take(run, curve)
         step, value = map(float, max(curve.items()))
-        if not self._is_number(step, value):
-            return self._diverged(step, value)
-        return self._consider(str(run), self._runs[str(run)], step)
+        return self.decide(run) if self._is_number(step, value) else self._diverged(step, value)
+
+    @torch.no_grad()
+    def chance(self, run: Hashable) -> float:
+        """The largest chance of a run that has reported to beat the best one, over the steps to come."""
+        state = self.runs[str(run)]
+        return self.reader.chance(self.reader.law(state, self.reader.ahead(state), self.runs.values()), self.best)
 
     @property
     def _range(self) -> tuple[float, float]:
@@ -269,7 +290,7 @@ class StoppingRule:
     @torch.no_grad()
     def _decide(self, name: str, state: Run, step: float) -> Decision:
         ahead, best = self.reader.ahead(state), self.best
-        law = self.reader.law(state, ahead, self._runs.values())
+        law = self.reader.law(state, ahead, self.runs.values())
         p, final = self.reader.chance(law, best), float(law[-1].quantile(0.5))
         level = self._level_for(state)
         if abs(p - level) < CLOSE:  # rounding depends on what was read in one go: read it all at once
@@ -277,17 +298,11 @@ class StoppingRule:
             p = self.reader.chance(self.reader.law(state, ahead), best)
         if level <= 0:
             return Decision(False, "stopping would have cost too much among the runs that ended", p, final, step)
+        far = remark(state.values[-1], self.scale)
         if p > level:
-            return Decision(
-                False,
-                f"it may beat {best:.6g} (probability {p:.3f})" + remark(state.values[-1], self.scale),
-                p,
-                final,
-                step,
-            )
-        reason = f"it is unlikely to beat {best:.6g} (probability {p:.3f} at most, level {level:.3f})"
-        reason += remark(state.values[-1], self.scale)
-        if state.audited is not None or self._is_first(state) or self._is_audited(name):
+            return Decision(False, f"it may beat {best:.6g} (probability {p:.3f}){far}", p, final, step)
+        reason = f"it is unlikely to beat {best:.6g} (probability {p:.3f} at most, level {level:.3f}){far}"
+        if state.audited is not None or self._is_first(state) or is_chosen(name, self.audit, self.seed):
             state.audited = state.audited or (step, best)
             why = f"is one of the first {self.learn}" if self._is_first(state) else "runs on as an audit"
             return Decision(False, f"{reason}, but it {why}", p, final, step)
@@ -297,16 +312,12 @@ class StoppingRule:
 
     def _is_first(self, state: Run) -> bool:
         """Whether the run is one of the first that were not stopped."""
-        going = [run for run in self._runs.values() if run.stopped is None]
+        going = [run for run in self.runs.values() if run.stopped is None]
         return any(run is state for run in going[: self.learn])
-
-    def _is_audited(self, name: str) -> bool:
-        digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") < self.audit * 2**64
 
     def report(self) -> Report:
         """Counts, steps, and what the audited runs reveal."""
-        return Report.of(self._runs.values(), self.horizon, self.minimize, self.level)
+        return Report.of(self.runs.values(), self.horizon, self.minimize, self.level)
 
     @torch.no_grad()
     def explain(self, run: Hashable, ax: Axes | None = None) -> Axes:
@@ -315,19 +326,18 @@ class StoppingRule:
         Raises:
             ValueError: the run is unknown.
         """
-        state = self._runs.get(str(run))
+        state = self.runs.get(str(run))
         if state is None or not state.steps:
-            raise ValueError(f"run must be one that has reported ({', '.join(self._runs) or 'none'}), got {run!r}")
+            raise ValueError(f"run must be one that has reported ({', '.join(self.runs) or 'none'}), got {run!r}")
         step = state.steps[-1]
-        seen = Data(torch.tensor(state.steps), torch.tensor(state.values))
-        ahead = self.reader.ahead(state)
+        seen, ahead = Data(torch.tensor(state.steps), torch.tensor(state.values)), self.reader.ahead(state)
         axes = plots.curve_fan(self.reader.law(state, ahead), ahead, seen, best=self.best, ax=ax)
         axes.set_title(f"{run}, step {step:g}")
         return axes
 
     def state_dict(self) -> dict[str, Any]:
         """All that was reported and decided, as JSON data."""
-        runs = {name: run.state() for name, run in self._runs.items()}
+        runs = {name: run.state() for name, run in self.runs.items()}
         return {"horizon": self.horizon, "runs": runs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -336,15 +346,5 @@ class StoppingRule:
         Raises:
             ValueError: not such a state, or one under another horizon.
         """
-        horizon = state.get("horizon", self.horizon)
-        if horizon != self.horizon:
-            raise ValueError(
-                f"the state is of runs with the horizon {horizon:g}, and this rule has {self.horizon:g}; build both "
-                "with the same horizon, the last step that runs may come to, or start without the state"
-            )
-        try:
-            runs = {name: Run.of_state(saved) for name, saved in state["runs"].items()}
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None
-        self._runs, self._level = runs, None
+        self.runs, self._level = runs_of(state, self.horizon), None
         self._learn_units()

@@ -1,6 +1,7 @@
 """What a stopping rule knows of a run, and what it says about it."""
 
 import bisect
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from bayesvision.distributions.metric import MetricScale
 
-__all__ = ["CurvePosterior", "Decision", "Forecaster", "Report", "Run"]
+__all__ = ["CurvePosterior", "Decision", "Forecaster", "Report", "Run", "is_chosen", "runs_of"]
 
 
 @runtime_checkable
@@ -165,3 +166,27 @@ class Run:
         steps, values = list(map(float, saved["steps"])), list(map(float, saved["values"]))
         whole, failed = bool(saved["whole"]), bool(saved.get("failed", False))
         return cls(steps, values, stopped=saved["stopped"], audited=audited, whole=whole, failed=failed)
+
+
+def runs_of(state: dict[str, Any], horizon: float) -> dict[str, Run]:
+    """The runs that `StoppingRule.state_dict` describes.
+
+    Raises:
+        ValueError: not such a state, or one under another horizon.
+    """
+    told = state.get("horizon", horizon)
+    if told != horizon:
+        raise ValueError(
+            f"the state is of runs with the horizon {told:g}, and this rule has {horizon:g}; build both "
+            "with the same horizon, the last step that runs may come to, or start without the state"
+        )
+    try:
+        return {name: Run.of_state(saved) for name, saved in state["runs"].items()}
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None
+
+
+def is_chosen(name: str, share: float, seed: int) -> bool:
+    """Whether a run is one of a share of all, by its name and the seed alone."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < share * 2**64

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bayesvision.distributions.metric import MetricScale
-from bayesvision.early_stopping.directions import Mode, directed
+from bayesvision.early_stopping.directions import Mode, check_mode, directed
 from bayesvision.early_stopping.monitor import FailSafe
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
@@ -102,7 +102,7 @@ class LCPFNScheduler(FIFOScheduler):
             found = f"{self._metric!r} and {self._mode!r}"
             raise ValueError(f"metric and mode must be given to the scheduler or to TuneConfig, got {found}")
         rule = self.trials.begin(self._metric, self._mode)
-        if trial.status != Trial.ERROR:  # one that failed and is tried again
+        if not trial.is_finished():  # one that failed and is tried again
             rule.resume(trial.trial_id)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
@@ -154,8 +154,7 @@ class _Trials:
     def begin(self, metric: str, mode: str) -> StoppingRule:
         """The rule for this metric, as it was saved if it was."""
         if self.rule is None:
-            if mode not in ("min", "max"):
-                raise ValueError(f"mode must be 'min' or 'max', got {mode!r}")
+            check_mode(mode)
             self.metric, self.mode = metric, mode
             told: Mode = "min" if mode == "min" else "max"
             self.rule = StoppingRule(self.horizon, directed(self.scale, told), mode=told, **self.options)

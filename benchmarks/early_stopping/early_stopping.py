@@ -6,7 +6,8 @@ the best one found so far, averaged over 40 orders. The speed-up of a policy is 
 stopping reaches the regret it ends with, over the number of steps after which the policy reaches the same regret;
 below 1 the policy lost. A policy that has not reached it within the budget goes on, to 5 times the budget at most.
 Runs are drawn with replacement, as tasks have few of them and a policy that stops early sees many. The interval is the
-central 90 % of 200 bootstrap samples of the orders.
+central 90 % of 200 bootstrap samples of the orders. `thaw` begins runs in the order that is given, and goes back to
+frozen ones; its steps count alike.
 
 Runs of `taskset` and `deepobs` are read at every epoch, those of `algoperf` and `misc` at 50 steps up to the longest
 run. Values are in [0, 1], larger is better, losses through `bayesvision.Scale`; a run that diverged ends there.
@@ -20,6 +21,7 @@ import torch
 
 from bayesvision.early_stopping import policies as rules
 from bayesvision.early_stopping import replay
+from bayesvision.early_stopping.thawing import Thawing
 from bayesvision.io.checkpoints import find
 from benchmarks.common import DATA, write
 from benchmarks.curves_data import Task, load
@@ -55,6 +57,7 @@ def policies(table: np.ndarray, models: dict, delta: float) -> dict:
     for name, model in models.items():
         chances = rules.Chances(model.with_metric(horizon=table.shape[1]), table)
         found[name] = rules.Forecast(chances)
+        found["thaw" if name == "lcpfn" else f"thaw, {name}"] = Thawing(chances)
         found[f"{name}, level {delta:g}"] = rules.Forecast(chances, delta, learn=0)
     return found
 
@@ -134,6 +137,7 @@ def picture(traces: dict[str, dict[str, list[float]]], path: Path) -> None:
         "patience(5)": PALETTE[2],
         "hyperband": PALETTE[1],
         "lcpfn": PALETTE[0],
+        "thaw": PALETTE[5],
         "lcpfn, level 0.05": PALETTE[3],
     }
     names = list(traces)[:8]
@@ -142,7 +146,7 @@ def picture(traces: dict[str, dict[str, list[float]]], path: Path) -> None:
         for policy, color in shown.items():
             regret = np.array(traces[name][policy])
             at = np.arange(1, len(regret) + 1) / (len(regret) / RUNS)
-            ax.plot(at, regret, color=color, linewidth=2.2 if policy == "lcpfn" else 1.4, label=policy)
+            ax.plot(at, regret, color=color, linewidth=2.2 if policy in ("lcpfn", "thaw") else 1.4, label=policy)
         ax.set_yscale("log")
         ax.set_title(name.replace("_", " "), fontsize=8)
         ax.spines[["top", "right"]].set_visible(False)
@@ -152,7 +156,7 @@ def picture(traces: dict[str, dict[str, list[float]]], path: Path) -> None:
     figure.supxlabel("full-length runs' worth of epochs spent", fontsize=9)
     figure.supylabel("regret of the best value so far", fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False, fontsize=9)
     figure.savefig(path, dpi=130)
 
 

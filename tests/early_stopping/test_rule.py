@@ -94,7 +94,7 @@ def test_repeated_and_missing_steps():
     report(r, "good", GOOD)
     r.update("a", 3, 0.5)
     again = r.update("a", 3, 0.45)  # replaces
-    assert not again.stop and r._runs["a"].values == [0.45]
+    assert not again.stop and r.runs["a"].values == [0.45]
     assert r.update("a", 9, 0.4).stop  # a gap
     assert r.update("good", 20, max(GOOD)).reason == "the run reached the horizon"
 
@@ -113,12 +113,12 @@ def test_a_run_that_goes_back_replaces_what_came_after():
     assert back.best == 0.53 and two.p_improve == pytest.approx(one.p_improve, abs=1e-5)
     whole = rule()
     report(whole, "a", GOOD)
-    assert whole._runs["a"].whole
+    assert whole.runs["a"].whole
     whole.update("a", 5, 0.5)
-    assert not whole._runs["a"].whole and whole._runs["a"].steps == [1, 2, 3, 4, 5]
+    assert not whole.runs["a"].whole and whole.runs["a"].steps == [1, 2, 3, 4, 5]
     stopped = rule()
     report(stopped, "good", GOOD), report(stopped, "a", FLAT)
-    assert stopped._runs["a"].stopped == 2
+    assert stopped.runs["a"].stopped == 2
     stopped.update("a", 1, 0.9)
     assert stopped.report().stopped == 0
 
@@ -132,7 +132,7 @@ def test_a_run_that_fails_keeps_its_curve_and_sets_no_best():
     assert r.best == 0.6
     r.fail("a")
     r.update("a", 2, 0.62)
-    assert r.best == 0.62 and r._runs["a"].values == [0.5, 0.62]
+    assert r.best == 0.62 and r.runs["a"].values == [0.5, 0.62]
     r.fail("nobody")
 
 
@@ -153,7 +153,7 @@ def test_a_run_from_a_late_step_is_read_from_there():
         assert k == 1 or one.p_improve == pytest.approx(two.p_improve, abs=1e-5)
         assert k > 1 or "fewer than 2" in one.reason
     assert one.predicted_final == pytest.approx(two.predicted_final, abs=1e-5)
-    assert late._runs["a"].posterior.rows == 15
+    assert late.runs["a"].posterior.rows == 15
 
 
 def test_a_loss_without_a_scale_is_measured_by_the_first_readings():
@@ -195,9 +195,9 @@ def test_a_run_that_diverged_and_goes_on_is_going():
     r.update("a", 5, math.nan)
     assert r.report().stopped == 1
     r.update("a", 6, GOOD[5])
-    assert r.report().stopped == 0 and r._runs["a"].steps == [1, 2, 3, 4, 6]
+    assert r.report().stopped == 0 and r.runs["a"].steps == [1, 2, 3, 4, 6]
     r.update("a", 3, math.nan)  # a restart that diverged
-    assert r._runs["a"].steps == [1, 2] and r.report().steps_spent == 3
+    assert r.runs["a"].steps == [1, 2] and r.report().steps_spent == 3
 
 
 def test_nothing_beats_a_perfect_value():
@@ -225,8 +225,8 @@ def test_a_long_run_is_read_at_a_hundred_steps():
     r = StoppingRule(1000, audit=0.0)
     for step in range(1, 301):
         r.update("a", step, 0.2 + 0.1 * math.log10(step))
-    assert r._runs["a"].posterior.rows <= 100
-    assert r._runs["a"].read == list(range(0, 300, 4))  # the latest is read too, and does not stay
+    assert r.runs["a"].posterior.rows <= 100
+    assert r.runs["a"].read == list(range(0, 300, 4))  # the latest is read too, and does not stay
 
 
 def test_audits_are_seeded_and_tell_the_regret():
@@ -238,8 +238,8 @@ def test_audits_are_seeded_and_tell_the_regret():
     found = r.report()
     assert (found.audited, found.stopped, found.wrong) == (2, 0, 1)
     assert found.regret == pytest.approx((0.9 - max(GOOD)) / 2)
-    some = [rule(audit=0.3)._is_audited(f"run {k}") for k in range(400)]
-    assert 80 < sum(some) < 160 and some == [rule(audit=0.3)._is_audited(f"run {k}") for k in range(400)]
+    some = [is_chosen(f"run {k}", 0.3, 0) for k in range(400)]
+    assert 80 < sum(some) < 160 and some == [is_chosen(f"run {k}", 0.3, 0) for k in range(400)]
     assert some != [rule(audit=0.3, seed=1)._is_audited(f"run {k}") for k in range(400)]
 
 

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     import numpy as np
 
     from bayesvision.early_stopping.forecasts import RunForecaster
-    from bayesvision.early_stopping.replay import Policy, Replay
+    from bayesvision.early_stopping.replay import Interleaving, Policy, Replay
     from bayesvision.io.log_files import Curve
 
 __all__ = ["replay"]
 
 COLUMNS = 100  # readings of a run, at most
-DEFAULTS = {"none": 0.0, "lcpfn": 0.0, "patience": 5.0, "halving": 3.0, "hyperband": 3.0}
+DEFAULTS = {"none": 0.0, "lcpfn": 0.0, "thaw": 3.0, "patience": 5.0, "halving": 3.0, "hyperband": 3.0}
+
+
+FORECAST = ("lcpfn", "thaw")  # policies that ask a network
 
 
 class Grid(NamedTuple):
@@ -46,7 +49,8 @@ def replay(
 
     The policies are none, lcpfn (stop when the chance to beat the best so far is at most a level learned from the runs
     before), lcpfn:DELTA (at most DELTA), patience:K (stop after K readings without progress, 5), halving:ETA and
-    hyperband:ETA (asynchronous, 3).
+    hyperband:ETA (asynchronous, 3), and thaw:ETA (freeze runs at 1/27, 1/9 and 1/3 of the horizon, and go on with
+    one of the best third there before a new run begins, 3).
     """
     import numpy as np
 
@@ -68,7 +72,7 @@ def replay(
     horizon = horizon or max(curve.steps[-1] for curve in found.values())
     minimize = scale is not None and scale.minimize
     fleet = (
-        open_fleet(options["model"], horizon, scale) if any(kind == "lcpfn" for kind, _ in wanted.values()) else None
+        open_fleet(options["model"], horizon, scale) if any(kind in FORECAST for kind, _ in wanted.values()) else None
     )
     if fleet is not None:
         check_runs(runs, fleet, found)
@@ -100,7 +104,7 @@ def _parse(text: str) -> dict[str, tuple[str, float]]:
             wanted[part] = kind, float(number) if number else DEFAULTS[kind]
         except ValueError:
             raise ValueError(f"--policy takes a number after the colon, got {part!r}") from None
-        if kind in ("patience", "halving", "hyperband") and not wanted[part][1].is_integer():
+        if kind != "lcpfn" and not wanted[part][1].is_integer():
             raise ValueError(f"--policy {kind} takes a whole number, got {part!r}")
     return wanted
 
@@ -130,7 +134,7 @@ def _by_its_clock(curve: "Curve", horizon: float) -> "Curve":
     return curve._replace(steps=clocked(curve.steps, origin(curve.steps, horizon), horizon))
 
 
-def _policy(kind: str, number: float, fleet: "RunForecaster | None", grid: Grid) -> "Policy":
+def _policy(kind: str, number: float, fleet: "RunForecaster | None", grid: Grid) -> "Policy | Interleaving":
     import numpy as np
 
     from bayesvision.early_stopping.policies import (
@@ -141,17 +145,20 @@ def _policy(kind: str, number: float, fleet: "RunForecaster | None", grid: Grid)
         Patience,
         SuccessiveHalving,
     )
+    from bayesvision.early_stopping.thawing import Thawing
 
-    if kind == "lcpfn":
+    if kind in FORECAST:
         assert fleet is not None
         steps = np.minimum(grid.stride * np.arange(1, grid.values.shape[1] + 1), fleet.horizon)
         chances = Chances(fleet.posterior, grid.values, steps)
+        if kind == "thaw":
+            return Thawing(chances, int(number))
         return Forecast(chances, number, learn=0) if number else Forecast(chances)
     kinds = {"patience": Patience, "halving": SuccessiveHalving, "hyperband": Hyperband}
     return kinds[kind](int(number)) if kind in kinds else NoStopping()
 
 
-def _replay_all(grid: Grid, policies: "dict[str, Policy]", orders: "np.ndarray") -> "dict[str, Replay]":
+def _replay_all(grid: Grid, policies: "dict[str, Policy | Interleaving]", orders: "np.ndarray") -> "dict[str, Replay]":
     from bayesvision.early_stopping.replay import replay
 
     return {name: replay(grid.values, policy, orders) for name, policy in policies.items()}

@@ -1,0 +1,239 @@
+"""`Thaw`: freezes runs and goes on with those that promise most, over a stopping rule and the runs' ranks."""
+
+import math
+from collections.abc import Hashable
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+
+from bayesvision.distributions.metric import MetricScale
+from bayesvision.early_stopping.directions import Mode
+from bayesvision.early_stopping.ladder import CLOSE, Ladder
+from bayesvision.early_stopping.readings import clocked, origin
+from bayesvision.early_stopping.rule import StoppingRule
+from bayesvision.early_stopping.runs import CurvePosterior, Decision, Report
+
+__all__ = ["Slice", "Thaw"]
+
+
+class Slice(NamedTuple):
+    """What to train next.
+
+    Attributes:
+        run: the run: a frozen one to go on with from its checkpoint, or the new one that was offered.
+        until: step to train it to, unless `update` freezes it before.
+        new: whether it is the new one.
+        reason: why, in words.
+    """
+
+    run: str
+    until: float
+    new: bool
+    reason: str
+
+
+class Thaw:
+    """Chooses among frozen runs and a new one which to train next, and how far (freeze-thaw, arXiv 1406.3896).
+
+    Runs are frozen at 1/27, 1/9 and 1/3 of the horizon, and one of the best third there is thawed before a new one
+    begins. Ranks at the same step find the best runs of most searches far sooner than forecasts of each run alone
+    do; they are worse than nothing where runs end at steps of their own or where curves cross late. So the first run
+    goes its whole way, and `StoppingRule` decides, on forecasts alone, where runs end short of the horizon and
+    whenever ranks have found nothing better for three whole runs' worth of steps (`ladder.Ladder`). A run that the
+    rule stops is frozen as well.
+
+    The loop of a search:
+
+        >>> thaw = bv.Thaw(horizon=100)
+        >>> piece = thaw.next("run 1")  # Slice(run="run 1", until=100.0, new=True, ...)
+        >>> thaw.update("run 1", step=1, value=0.41).stop  # True: save a checkpoint, and ask for the next slice
+
+    Args:
+        horizon: last step of a run.
+        scale: units of the metric; without it a metric to be maximised lies in [0, 1], and a loss is measured between 0
+            and what the first runs start with.
+        posterior: a `CurvePosterior`, a shipped name or a checkpoint file.
+        mode: `min` or `max`, which way the metric gets better; that of the scale if left out, and `max` without one.
+        eta: one in how many goes on from a rung to the next one, eta times as far.
+        rungs: their number; the first is at horizon / eta^rungs.
+        patience: whole runs' worth of steps without a better value after which ranks make way for the rule, and the
+            rule for ranks.
+        delta: level of the rule before it is learned.
+
+    Raises:
+        ValueError: an argument is out of range, or `mode` is not that of the scale.
+    """
+
+    def __init__(
+        self,
+        horizon: float,
+        scale: MetricScale | None = None,
+        posterior: CurvePosterior | str = "lcpfn",
+        mode: Mode | None = None,
+        eta: int = 3,
+        rungs: int = 3,
+        patience: tuple[float, float] = (3.0, 10.0),
+        delta: float = 0.05,
+    ) -> None:
+        self.rule = StoppingRule(horizon, scale, posterior, delta, audit=0.0, mode=mode)
+        self.ladder = Ladder(eta, rungs, patience=patience)
+        self._goals: dict[str, tuple[float, bool]] = {}  # of the runs under way: part of the way, whether the rule asks
+
+    @property
+    def horizon(self) -> float:
+        """Last step of a run."""
+        return self.rule.horizon
+
+    @property
+    def best(self) -> float:
+        """The best value of any run so far, failed ones aside; NaN before the first."""
+        return self.rule.best
+
+    @property
+    def frozen(self) -> list[str]:
+        """The runs that could go on and are not under way."""
+        return [str(run) for run in self.ladder.frozen(self._goals)]
+
+    def next(self, new: Hashable | None = None) -> Slice | None:
+        """The run to train next, for a worker that is free; each worker asks for itself.
+
+        Args:
+            new: name of the run to begin if a new one is the best choice; None if there is none. Then runs are thawed
+                by rank, or else by their chance to beat the best one while that is above the level of the rule.
+
+        Returns:
+            None if nothing is worth to go on with.
+
+        Raises:
+            ValueError: `new` is the name of a run that has begun.
+        """
+        if new is not None and str(new) in self.ladder.numbers:
+            raise ValueError(f"new must name a run that has not begun, got {new!r}; frozen runs need not be named")
+        choice = self.ladder.choose(self._goals)
+        if choice.run is not None:
+            place = f"is among the best 1/{self.ladder.eta} at its step"
+            return self._thaw(str(choice.run), choice.goal, False, place)
+        if new is None:
+            return self._most_promising()
+        self.ladder.begin(str(new))
+        why = "ranks find nothing better, so forecasts decide" if choice.ruled else "no frozen run is due"
+        if choice.goal == 1 and not choice.ruled:
+            why = "the first run goes its whole way"
+        self._goals[str(new)] = choice.goal, choice.ruled
+        return Slice(str(new), self.horizon * choice.goal, True, why)
+
+    def _thaw(self, run: str, goal: float, ruled: bool, why: str) -> Slice:
+        self.rule.resume(run)
+        self._goals[run] = goal, ruled
+        start = origin(self.rule.runs[run].steps, self.horizon)
+        return Slice(run, start + goal * (self.horizon - start), False, f"{why}: {goal:.0%} of its way")
+
+    def _most_promising(self) -> Slice | None:
+        """Go on with the frozen run that has the best chance, under the rule."""
+        chances = {run: self.rule.chance(run) for run in self.frozen}
+        run = max(chances, key=chances.__getitem__, default=None)
+        if run is None or chances[run] <= self.rule.level:
+            return None
+        return self._thaw(run, 1.0, True, f"it may beat {self.best:.6g} (probability {chances[run]:.3f})")
+
+    def update(self, run: Hashable, step: float, value: float) -> Decision:
+        """Take in the value of a run at a step; `stop` means to save a checkpoint and to ask for the next slice.
+
+        A step at or before the last one replaces everything from there on. A value that is not finite ends the run. One
+        that begins without having been asked for is new, and one that goes on although it is frozen is told so again.
+
+        Raises:
+            ValueError: the step is not in (0, horizon], or the value is outside the bounds of the scale.
+        """
+        name = str(run)
+        goal, ruled = self._goals.get(name) or self._unasked(name)
+        diverged = self.rule.observe(name, step, value)
+        if diverged is not None:
+            self._leave(name, dropped=True)
+            return diverged
+        way = self._way(name)
+        self.ladder.put(name, way, -value if self.rule.minimize else value)
+        if way >= 1:
+            self.complete(name)
+            return Decision(False, "the run reached the horizon", math.nan, value, step)
+        if not ruled and way < goal - CLOSE:
+            return Decision(False, f"it goes to {goal:.0%} of its way", math.nan, math.nan, step)
+        decision = self.rule.decide(name) if ruled else _compared(way, step)
+        if decision.stop:
+            self.rule.stop(name)
+            self._leave(name)
+        return decision
+
+    def _way(self, run: str) -> float:
+        """The part of its way that a run has gone, by its own clock; no part if its only reading came late."""
+        steps = self.rule.runs[run].steps
+        if len(steps) == 1 and origin(steps, self.horizon) > 0:
+            return CLOSE
+        return clocked(steps[-1:], origin(steps, self.horizon), self.horizon)[0] / self.horizon
+
+    def _unasked(self, name: str) -> tuple[float, bool]:
+        """The goal of a run that reports without having been handed out: none if it is frozen."""
+        if name not in self.ladder.numbers:
+            choice = self.ladder.choose(self._goals)
+            self.ladder.begin(name)
+            new = (choice.goal, choice.ruled) if choice.run is None else (self.ladder.rungs[0], False)
+            return self._goals.setdefault(name, new)
+        if self.rule.runs[name].failed:  # it comes back
+            return self._goals.setdefault(name, (self.ladder.after(self._way(name)), False))
+        return 0.0, False
+
+    def _leave(self, name: str, dropped: bool = False) -> None:
+        self._goals.pop(name, None)
+        if dropped:
+            self.ladder.drop(name)
+
+    def complete(self, run: Hashable) -> None:
+        """A run came to its own end, at the horizon or before it; it cannot be thawed."""
+        name = str(run)
+        seen = name in self.rule.runs and bool(self.rule.runs[name].steps)
+        if seen:
+            self.rule.complete(name)
+            self.ladder.end(name, early=self._way(name) < 1)
+        self._leave(name, dropped=not seen)
+
+    def fail(self, run: Hashable) -> None:
+        """A run broke off: its curve is kept, sets no best, and is not thawed unless the run reports again."""
+        self.rule.fail(run)
+        self._leave(str(run), dropped=True)
+
+    def report(self) -> Report:
+        """Counts and steps; frozen runs count as stopped."""
+        return self.rule.report()
+
+    def explain(self, run: Hashable, ax: Axes | None = None) -> Axes:
+        """Draw a run, the fan of its forecast, and the best value.
+
+        Raises:
+            ValueError: the run is unknown.
+        """
+        return self.rule.explain(run, ax)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that was reported and decided, as JSON data."""
+        return {"rule": self.rule.state_dict(), "ladder": self.ladder.state(), "goals": self._goals}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()`; runs that were under way still are.
+
+        Raises:
+            ValueError: not such a state, or one under another horizon or other rungs.
+        """
+        try:
+            goals = {str(name): (float(goal), bool(ruled)) for name, (goal, ruled) in state["goals"].items()}
+            rule, ladder = state["rule"], state["ladder"]
+            fresh = Ladder(self.ladder.eta, len(self.ladder.rungs), patience=self.ladder.patience)
+            fresh.load(ladder)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"state must come from state_dict() of a Thaw ({error!r})") from None
+        self.rule.load_state_dict(rule)
+        self.ladder, self._goals = fresh, goals
+
+
+def _compared(way: float, step: float) -> Decision:
+    reason = f"frozen at {way:.0%} of its way, where it is compared with the others"
+    return Decision(True, reason, math.nan, math.nan, step)

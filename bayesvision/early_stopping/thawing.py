@@ -1,0 +1,121 @@
+"""The replay of `Thaw` on finished runs."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bayesvision.early_stopping.ladder import UNSEEN, Ladder
+from bayesvision.early_stopping.policies import Answers, Forecast, Forecaster
+from bayesvision.early_stopping.replay import Curves, Replay
+
+__all__ = ["Thawing"]
+
+
+@dataclass(frozen=True)
+class Thawing:
+    """Freezes runs and goes on with those that promise most, as `bayesvision.early_stopping.thaw.Thaw` does.
+
+    Args:
+        chances: forecasts of the runs from each of their steps.
+        eta, rungs, patience: of `bayesvision.early_stopping.ladder.Ladder`.
+        learn: runs that are to have gone their whole way before the rule stops any.
+
+    Raises:
+        ValueError: as in `Ladder`.
+    """
+
+    chances: Answers
+    eta: int = 3
+    rungs: int = 3
+    patience: tuple[float, float] = (3.0, 10.0)
+    learn: int = 2
+
+    def __post_init__(self) -> None:
+        self.ladder()
+
+    def ladder(self) -> Ladder:
+        """A new ladder."""
+        return Ladder(self.eta, self.rungs, patience=self.patience)
+
+    def play(self, curves: Curves, orders: np.ndarray, budget: int) -> Replay:
+        """Train runs slice by slice until the budget is spent or nothing is worth to go on with."""
+        rule = Forecaster(Forecast(self.chances), curves)
+        games = [_Game(self, rule, curves, order, budget) for order in orders]
+        for game in games:
+            while game.spent < budget and game.move():
+                pass
+        best = np.maximum.accumulate(np.stack([game.best for game in games]), 1)
+        taken = np.stack([game.done for game in games])
+        frozen = (taken > 0) & (taken < rule.length[orders])
+        last = [game.last for game in games]  # the budget may have ended before it was frozen
+        frozen[np.arange(len(games)), last] &= [not game.cut for game in games]
+        return Replay(best, taken, frozen)
+
+
+class _Game:
+    """One order of the runs."""
+
+    def __init__(self, policy: Thawing, rule: Forecaster, curves: Curves, order: Any, budget: int) -> None:
+        self.policy, self.rule, self.curves, self.order = policy, rule, curves, order
+        self.ladder, self.steps = policy.ladder(), curves.shape[1]
+        self.best, self.spent, self.top = np.full(budget, -np.inf), 0, -np.inf
+        self.done, self.began = np.zeros(len(order), int), 0
+        self.last, self.cut = 0, False
+
+    def move(self) -> bool:
+        """Train one slice; False if nothing is worth to go on with."""
+        choice = self.ladder.choose()
+        if choice.run is not None:
+            self._train(int(choice.run), self._columns(choice.goal))  # pyright: ignore[reportArgumentType]
+            return True
+        if self.began == len(self.order):
+            return self._thaw()
+        k = self.began
+        self.began += 1
+        self.ladder.begin(k)
+        runs, taken = self.order[None, :k], np.maximum(self.done[None, :k], 1)
+        known = choice.ruled and (self.done[:k] == self.rule.length[runs[0]]).sum() >= self.policy.learn
+        if known:
+            best = np.array([self.top])
+            level = self.rule.level(runs, taken, best)
+            self._train(k, int(self.rule.wanted(self.order[k : k + 1], best, level)[0]))
+        else:
+            self._train(k, self._columns(choice.goal))
+        return True
+
+    def _columns(self, goal: float) -> int:
+        return int(np.ceil(goal * self.steps - 1e-9))
+
+    def _thaw(self) -> bool:
+        """Go on with the frozen run that has the best chance, while that is above the level of the rule."""
+        frozen = np.array(self.ladder.frozen(), dtype=int)
+        if not len(frozen):
+            return False
+        runs, best = self.order[frozen], np.full(len(frozen), self.top)
+        chances = self.rule.chances(runs, best)
+        p = chances[np.arange(len(runs)), self.done[frozen] - 1]
+        level = self.rule.level(self.order[None], np.maximum(self.done[None], 1), best[:1])
+        k = int(p.argmax())
+        if p[k] <= level[0]:
+            return False
+        later = (chances[k] <= level) & (np.arange(self.steps) >= self.done[frozen[k]]) & self.rule.open[runs[k]]
+        self._train(int(frozen[k]), int(later.argmax()) + 1 if later.any() else self.steps)
+        return True
+
+    def _train(self, k: int, until: int) -> None:
+        """Train the run at a place up to a step, as far as it goes and the budget reaches."""
+        run, first = self.order[k], self.done[k]
+        end = min(until, self.rule.length[run])
+        last = min(end, first + len(self.best) - self.spent)
+        for column in range(first, last):
+            value = float(self.curves[run, column])
+            value = UNSEEN if math.isnan(value) else value  # a gap
+            self.top = max(self.top, value)
+            self.ladder.put(k, (column + 1) / self.steps, value)
+            self.best[self.spent] = self.top
+            self.spent += 1
+        self.done[k], self.last, self.cut = last, k, last < end
+        if last == self.rule.length[run]:
+            self.ladder.end(k, early=last < self.steps)

@@ -90,6 +90,11 @@ class Thaw:
         return self.rule.best
 
     @property
+    def busy(self) -> list[str]:
+        """The runs that were handed out and are not frozen since."""
+        return list(self._goals)
+
+    @property
     def frozen(self) -> list[str]:
         """The runs that could go on and are not under way."""
         return [str(run) for run in self.ladder.frozen(self._goals)]
@@ -199,6 +204,10 @@ class Thaw:
     def fail(self, run: Hashable) -> None:
         """A run broke off: its curve is kept, sets no best, and is not thawed unless the run reports again."""
         self.rule.fail(run)
+        self._leave(str(run), dropped=True)
+
+    def drop(self, run: Hashable) -> None:
+        """A frozen run is given up: what it found counts, and it is not thawed."""
         self._leave(str(run), dropped=True)
 
     def report(self) -> Report:

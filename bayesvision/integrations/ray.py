@@ -1,6 +1,7 @@
-"""Stops the trials of a Ray Tune run that are unlikely to beat its best one: a stopper and a scheduler."""
+"""Stops the trials of a Ray Tune run that are unlikely to beat its best one, or freezes and thaws them."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,29 @@ from bayesvision.early_stopping.directions import Mode, check_mode, directed
 from bayesvision.early_stopping.monitor import FailSafe
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
+from bayesvision.early_stopping.thaw import Thaw
 from bayesvision.integrations import needs
 
 with needs("ray"):
     from ray.tune import Stopper
     from ray.tune.experiment import Trial
+    from ray.tune.result import SHOULD_CHECKPOINT
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+    from ray.tune.trainable.function_trainable import FunctionTrainable
     from ray.tune.utils import flatten_dict
 
-__all__ = ["LCPFNScheduler", "LCPFNStopper"]
+__all__ = ["LCPFNScheduler", "LCPFNStopper", "ThawScheduler"]
+
+
+Kind = type[StoppingRule] | type[Thaw]
+
+
+def _can_pause(trial: Trial, result: dict[str, Any]) -> bool:
+    """Whether a trial can go on from where it is: a class can be saved, and a function has to report checkpoints."""
+    if result.get(SHOULD_CHECKPOINT) or trial.has_checkpoint():
+        return True
+    kind = trial.get_trainable_cls()
+    return kind is None or not issubclass(kind, FunctionTrainable)
 
 
 class LCPFNStopper(Stopper):
@@ -48,7 +63,7 @@ class LCPFNStopper(Stopper):
         time_attr: str = "training_iteration",
         **options: Any,
     ) -> None:
-        self.trials = _Trials(horizon, scale, time_attr, options)
+        self.trials = _Trials(StoppingRule, horizon, scale, time_attr, options)
         self.trials.begin(metric, mode)
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
@@ -58,7 +73,59 @@ class LCPFNStopper(Stopper):
         return False
 
 
-class LCPFNScheduler(FIFOScheduler):
+class _Scheduler(FIFOScheduler):
+    """What the schedulers share: the metric, reports, and the state."""
+
+    def __init__(self, trials: "_Trials", metric: str | None, mode: str | None) -> None:
+        super().__init__()
+        self._metric, self._mode, self.trials = metric, mode, trials
+
+    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
+        if (self._metric and metric) or (self._mode and mode):
+            return False
+        self._metric, self._mode = self._metric or metric, self._mode or mode
+        return True
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        if not self._metric or not self._mode:
+            found = f"{self._metric!r} and {self._mode!r}"
+            raise ValueError(f"metric and mode must be given to the scheduler or to TuneConfig, got {found}")
+        self.trials.begin(self._metric, self._mode)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        return TrialScheduler.STOP if self.trials.report(trial.trial_id, result) else TrialScheduler.CONTINUE
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        if trial.trial_id not in self.trials.stopped:  # the last result of a trial that ended by itself comes only here
+            self.trials.report(trial.trial_id, result)
+            if self.trials.rule is not None:
+                self.trials.rule.complete(trial.trial_id)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        if self.trials.rule is not None:
+            self.trials.rule.fail(trial.trial_id)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Write all that was reported and decided to a JSON file, whole or not at all."""
+        path = Path(checkpoint_path)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(json.dumps(self.trials.state_dict()))
+        temporary.replace(path)
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Go on from a file that `save` wrote.
+
+        Raises:
+            ValueError: the file is of another metric or mode.
+        """
+        state = json.loads(Path(checkpoint_path).read_text())
+        for name, ours in (("metric", self._metric), ("mode", self._mode)):
+            if ours and ours != state[name]:
+                raise ValueError(f"{checkpoint_path} is of the {name} {state[name]!r}, and this scheduler of {ours!r}")
+        self.trials.load_state_dict(state)
+
+
+class LCPFNScheduler(_Scheduler):
     """A scheduler for `TuneConfig(scheduler=...)`: a trial ends when P(y_t > best) <= delta at every later step t.
 
     `best` is the best value that any trial reported, failed ones aside. Trials start in the order of submission. One
@@ -87,77 +154,115 @@ class LCPFNScheduler(FIFOScheduler):
         time_attr: str = "training_iteration",
         **options: Any,
     ) -> None:
-        super().__init__()
-        self._metric, self._mode = metric, mode
-        self.trials = _Trials(horizon, scale, time_attr, options)
-
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        if (self._metric and metric) or (self._mode and mode):
-            return False
-        self._metric, self._mode = self._metric or metric, self._mode or mode
-        return True
+        super().__init__(_Trials(StoppingRule, horizon, scale, time_attr, options), metric, mode)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        if not self._metric or not self._mode:
-            found = f"{self._metric!r} and {self._mode!r}"
-            raise ValueError(f"metric and mode must be given to the scheduler or to TuneConfig, got {found}")
-        rule = self.trials.begin(self._metric, self._mode)
-        if not trial.is_finished():  # one that failed and is tried again
-            rule.resume(trial.trial_id)
-
-    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        return TrialScheduler.STOP if self.trials.report(trial.trial_id, result) else TrialScheduler.CONTINUE
-
-    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        if trial.trial_id not in self.trials.stopped:  # the last result of a trial that ended by itself comes only here
-            self.trials.report(trial.trial_id, result)
-
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        if self.trials.rule is not None:
-            self.trials.rule.fail(trial.trial_id)
+        super().on_trial_add(tune_controller, trial)
+        if not trial.is_finished() and isinstance(self.trials.rule, StoppingRule):  # one that failed is tried again
+            self.trials.rule.resume(trial.trial_id)
 
     def debug_string(self) -> str:
         return f"Using LC-PFN early stopping: {len(self.trials.stopped)} trials stopped."
 
-    def save(self, checkpoint_path: str) -> None:
-        """Write all that was reported and decided to a JSON file, whole or not at all."""
-        path = Path(checkpoint_path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.trials.state_dict()))
-        temporary.replace(path)
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Go on from a file that `save` wrote.
+class ThawScheduler(_Scheduler):
+    """A scheduler for `TuneConfig(scheduler=...)` that pauses trials and goes on with those that promise most.
 
-        Raises:
-            ValueError: the file is of another metric or mode.
-        """
-        state = json.loads(Path(checkpoint_path).read_text())
-        for name, ours in (("metric", self._metric), ("mode", self._mode)):
-            if ours and ours != state[name]:
-                raise ValueError(f"{checkpoint_path} is of the {name} {state[name]!r}, and this scheduler of {ours!r}")
-        self.trials.load_state_dict(state)
+    It asks `bayesvision.Thaw`: trials are paused where they are compared with the others at the same step, and thawed
+    from their checkpoint, so each `tune.report` has to hold one; a trial that reports none is not paused, which is
+    told once, as a warning. Set `TuneConfig(reuse_actors=True)`: a thawed trial then goes before those that wait.
+    `max_concurrent_trials` counts paused trials too; bound the number of trials at a time by their resources.
+    When no trial waits and none that is paused is worth to go on with, the paused ones are ended.
+
+    Args:
+        horizon: last step of a trial.
+        metric, mode: name of the reported metric and "max" or "min"; those of `TuneConfig` if left out.
+        scale: units of the metric; without it a score lies in [0, 1], and a loss is measured between 0 and what the
+            first trials start with.
+        time_attr: name of the reported step, which counts from 1.
+        **options: of `Thaw`: posterior, eta, rungs, patience, delta.
+
+    Raises:
+        ValueError: an argument is out of range; before the first trial, if no metric or mode is known.
+    """
+
+    def __init__(
+        self,
+        horizon: float,
+        metric: str | None = None,
+        mode: str | None = None,
+        scale: MetricScale | None = None,
+        time_attr: str = "training_iteration",
+        **options: Any,
+    ) -> None:
+        super().__init__(_Trials(Thaw, horizon, scale, time_attr, options), metric, mode)
+        self._warned = False
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        if not self.trials.report(trial.trial_id, result):
+            return TrialScheduler.CONTINUE
+        if trial.trial_id not in self._thaw.frozen:  # it diverged
+            return TrialScheduler.STOP
+        self.trials.stopped.discard(trial.trial_id)
+        if _can_pause(trial, result):
+            return TrialScheduler.PAUSE
+        if not self._warned:
+            self._warned = True
+            message = "trials are not paused, as tune.report(metrics, checkpoint=...) holds no checkpoint"
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
+        return TrialScheduler.CONTINUE
+
+    @property
+    def _thaw(self) -> Thaw:
+        assert isinstance(self.trials.rule, Thaw)
+        return self.trials.rule
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        if self.trials.rule is not None:
+            self._thaw.drop(trial.trial_id)
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        trials = {trial.trial_id: trial for trial in tune_controller.get_trials()}
+        waiting, paused = ([t for t in trials.values() if t.status == s] for s in (Trial.PENDING, Trial.PAUSED))
+        for trial in waiting + paused:
+            if trial.trial_id in self._thaw.busy:  # it was chosen before, and does not run yet
+                return trial
+        new = next((t for t in waiting if t.trial_id not in self._thaw.rule.runs), None)
+        piece = self._thaw.next(None if new is None else new.trial_id)
+        if piece is not None:  # one that is about to be paused is chosen when it is
+            return None if trials[piece.run].status == Trial.RUNNING else trials[piece.run]
+        if not waiting and not any(trial.status == Trial.RUNNING for trial in trials.values()):
+            for trial in paused:
+                tune_controller.stop_trial(trial)
+        return None
+
+    def debug_string(self) -> str:
+        frozen = 0 if self.trials.rule is None else len(self._thaw.frozen)
+        return f"Using Thaw: {frozen} trials frozen."
 
 
 class _Trials:
-    """The trials of one run, as reports to a rule; pickled without the network."""
+    """The trials of one run, as reports to a rule or to what thaws; pickled without the network."""
 
-    def __init__(self, horizon: float, scale: MetricScale | None, time_attr: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self, kind: Kind, horizon: float, scale: MetricScale | None, time_attr: str, options: dict[str, Any]
+    ) -> None:
+        self.kind = kind
         self.horizon, self.scale, self.time_attr, self.options = horizon, scale, time_attr, options
         self.metric, self.mode = "", "max"
         self.stopped: set[str] = set()
         self.cautious = FailSafe()
-        self.rule: StoppingRule | None = None
+        self.rule: StoppingRule | Thaw | None = None
         self.saved: dict[str, Any] | None = None
-        StoppingRule(horizon, scale, **options)  # refuse bad options now
+        kind(horizon, scale, **options)  # refuse bad options now
 
-    def begin(self, metric: str, mode: str) -> StoppingRule:
+    def begin(self, metric: str, mode: str) -> StoppingRule | Thaw:
         """The rule for this metric, as it was saved if it was."""
         if self.rule is None:
             check_mode(mode)
             self.metric, self.mode = metric, mode
             told: Mode = "min" if mode == "min" else "max"
-            self.rule = StoppingRule(self.horizon, directed(self.scale, told), mode=told, **self.options)
+            self.rule = self.kind(self.horizon, directed(self.scale, told), mode=told, **self.options)
             if self.saved is not None:
                 self.rule.load_state_dict(self.saved)
         return self.rule

@@ -193,12 +193,13 @@ def cells(output: str, table: int) -> dict[str, list[str]]:
 
 def test_replay_tells_what_stopping_saves(past: Path, tmp_path: Path) -> None:
     plot = tmp_path / "regret.png"
-    policies = "lcpfn,lcpfn:0.2,lcpfn:0.05,patience:3,halving,hyperband"
+    policies = "lcpfn,lcpfn:0.2,lcpfn:0.05,thaw,patience:3,halving,hyperband"
     result = run("replay", past, "--policy", policies, "--orders", "5", "--plot", plot)
     assert result.exit_code == 0, result.output
     once, often = cells(result.output, 0), cells(result.output, 1)
     assert list(once) == list(often) == ["none", *policies.split(",")]
     assert once["none"][:2] == ["117,000", "0.0%"] and once["none"][-1] == "kept" and once["none"][3:5] == ["0", "0"]
+    assert once["thaw"][3] == "0" and float(often["thaw"][1].rstrip("%")) > float(often["lcpfn"][1].rstrip("%"))
     assert float(once["lcpfn"][1].rstrip("%")) > 20 and once["lcpfn"][3] == "0"  # curves without surprises
     spent = [int(once[name][0].replace(",", "")) for name in ("lcpfn:0.2", "lcpfn:0.05", "none")]
     assert spent == sorted(spent) and spent[1] < spent[2]
@@ -229,6 +230,7 @@ def test_bad_input_to_replay(past: Path, tmp_path: Path) -> None:
     fails(run("replay", past, "--policy", "patience:x"), "patience:x")
     fails(run("replay", past, "--policy", "patience:0.5"), "whole number")
     fails(run("replay", past, "--policy", "patience:0"), "at least 1")
+    fails(run("replay", past, "--policy", "thaw:1"), "eta")
     fails(run("replay", past, "--policy", "lcpfn:2"), "delta")
     fails(run("replay", past, "--plot", tmp_path / "a.txt"), ".png")
     fails(run("replay", past, "--upper", "0.2", "--lower", "0"), "r0", "range")

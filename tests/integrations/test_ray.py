@@ -2,6 +2,7 @@ import json
 import math
 import pickle
 import warnings
+from pathlib import Path
 
 import pytest
 import ray
@@ -11,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 from trend import Trend
 
 import bayesvision as bv
-from bayesvision.integrations.ray import LCPFNScheduler, LCPFNStopper
+from bayesvision.integrations.ray import LCPFNScheduler, LCPFNStopper, ThawScheduler
 
 EPOCHS = 20
 
@@ -182,3 +183,97 @@ def test_refused_before_training():
     assert LCPFNScheduler(EPOCHS, metric="score").set_search_properties("other", "max") is False
     loss = scheduler(metric="val_loss", mode="min", scale=bv.MetricScale(lower=0, soft_lower=0, soft_upper=3))
     assert loss.trials.rule.minimize
+
+
+LEVELS = [0.5, 0.3, 0.9, 0.2, 0.6, 0.4, 0.35, 0.7, 0.25, 0.45, 0.55, 0.15]
+
+
+def thawing(folder, checkpoints=True, **options):
+    def train(config):
+        from tempfile import TemporaryDirectory
+
+        first = 0
+        if (checkpoint := tune.get_checkpoint()) is not None:
+            with checkpoint.as_directory() as path:
+                first = int((Path(path) / "epoch").read_text())
+        for epoch in range(first, 27):
+            score = config["level"] - 0.1 * (epoch + 1) ** -0.8
+            if not checkpoints:
+                tune.report({"score": score})
+                continue
+            with TemporaryDirectory() as path:
+                (Path(path) / "epoch").write_text(str(epoch + 1))
+                tune.report({"score": score}, checkpoint=tune.Checkpoint.from_directory(path))
+
+    made = ThawScheduler(27, posterior=Trend(), **options)
+    return made, tune.Tuner(
+        train,
+        param_space={"level": tune.grid_search(LEVELS)},
+        tune_config=tune.TuneConfig(metric="score", mode="max", scheduler=made, reuse_actors=True),
+        run_config=tune.RunConfig(storage_path=folder, verbose=0),
+    )
+
+
+def test_trials_are_paused_and_go_on_from_their_checkpoints(session):
+    made, tuned = thawing(session)
+    results = tuned.fit()
+    assert not results.errors and results.get_best_result().config["level"] == 0.9
+    done = {result.config["level"]: result.metrics["training_iteration"] for result in results}
+    assert done[0.5] == done[0.9] == 27 and sum(done.values()) < 5 * 27
+    assert sum(1 for steps in done.values() if steps <= 3) >= 6
+    runs = made.trials.rule.rule.runs.values()  # each step was taken once
+    assert sorted(len(run.steps) for run in runs) == sorted(done.values())
+    assert all(run.steps == list(range(1, len(run.steps) + 1)) for run in runs)
+    assert "frozen" in made.debug_string()
+
+
+def test_trials_without_checkpoints_are_not_paused(session):
+    with pytest.warns(RuntimeWarning, match="no checkpoint"):
+        results = thawing(session, checkpoints=False)[1].fit()
+    assert not results.errors and spent(results) == [27] * len(LEVELS)
+
+
+class Controller:
+    """The trials of a run, as Ray shows them to a scheduler."""
+
+    def __init__(self, *names):
+        self.trials = {name: trial(name) for name in names}
+        self.ended = []
+
+    def get_trials(self):
+        return list(self.trials.values())
+
+    def stop_trial(self, one):
+        self.ended.append(one.trial_id)
+        one.status = Trial.TERMINATED
+
+
+def test_what_a_scheduler_chooses_stays_until_it_runs(tmp_path):
+    made = ThawScheduler(27, metric="score", mode="max", posterior=Trend())
+    ray = Controller("a", "b", "c", "d")
+    for one in ray.get_trials():
+        made.on_trial_add(ray, one)
+    first = made.choose_trial_to_run(ray)
+    assert first.trial_id == "a" and made.choose_trial_to_run(ray) is first
+    first.status = Trial.RUNNING
+    for name, value in (("b", 0.2), ("c", 0.6), ("d", 0.3)):
+        one = made.choose_trial_to_run(ray)
+        assert one.trial_id == name
+        one.status = Trial.RUNNING
+        assert made.on_trial_result(ray, one, {**result(1, value), "should_checkpoint": True}) == TrialScheduler.PAUSE
+        one.status = Trial.PAUSED
+    assert made.choose_trial_to_run(ray).trial_id == "c"
+    made.save(str(tmp_path / "thaw.json"))
+    other = ThawScheduler(27, metric="score", mode="max", posterior=Trend())
+    other.restore(str(tmp_path / "thaw.json"))
+    other.on_trial_add(ray, ray.trials["a"])
+    assert other.choose_trial_to_run(ray).trial_id == "c" and pickle.loads(pickle.dumps(made)).debug_string()
+    ray.trials["c"].status = Trial.RUNNING
+    assert made.on_trial_result(ray, ray.trials["c"], result(2, float("nan"))) == TrialScheduler.STOP
+    made.on_trial_error(ray, ray.trials["a"])
+    for name in "ac":
+        ray.trials[name].status = Trial.TERMINATED
+    made.on_trial_remove(ray, ray.trials["b"])
+    assert made.choose_trial_to_run(ray) is None and ray.ended == ["b", "d"]  # nothing waits, and d is far behind
+    with pytest.raises(ValueError, match="eta"):
+        ThawScheduler(27, eta=1)

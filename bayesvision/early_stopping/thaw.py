@@ -39,8 +39,9 @@ class Thaw:
     begins. Ranks at the same step find the best runs of most searches far sooner than forecasts of each run alone
     do; they are worse than nothing where runs end at steps of their own or where curves cross late. So the first run
     goes its whole way, and `StoppingRule` decides, on forecasts alone, where runs end short of the horizon and
-    whenever ranks have found nothing better for three whole runs' worth of steps (`ladder.Ladder`). A run that the
-    rule stops is frozen as well.
+    whenever ranks have found nothing better for three whole runs' worth of steps (`ladder.Ladder`). Then a run that was
+    frozen by its rank is thawed if the rule would not have stopped it, before a new one begins, and what the rule stops
+    is frozen as well.
 
     The loop of a search:
 
@@ -77,6 +78,7 @@ class Thaw:
     ) -> None:
         self.rule = StoppingRule(horizon, scale, posterior, delta, audit=0.0, mode=mode)
         self.ladder = Ladder(eta, rungs, patience=patience)
+        self._compared: set[str] = set()  # runs that were frozen by their rank, and not looked at by the rule since
         self._goals: dict[str, tuple[float, bool]] = {}  # of the runs under way: part of the way, whether the rule asks
 
     @property
@@ -118,8 +120,10 @@ class Thaw:
         if choice.run is not None:
             place = f"is among the best 1/{self.ladder.eta} at its step"
             return self._thaw(str(choice.run), choice.goal, False, place)
-        if new is None:
-            return self._most_promising()
+        left = self.frozen if new is None else sorted(self._compared) if choice.ruled else []
+        piece = self._most_promising(left)
+        if piece is not None or new is None:
+            return piece
         self.ladder.begin(str(new))
         why = "ranks find nothing better, so forecasts decide" if choice.ruled else "no frozen run is due"
         if choice.goal == 1 and not choice.ruled:
@@ -129,13 +133,14 @@ class Thaw:
 
     def _thaw(self, run: str, goal: float, ruled: bool, why: str) -> Slice:
         self.rule.resume(run)
+        self._compared.discard(run)
         self._goals[run] = goal, ruled
         start = origin(self.rule.runs[run].steps, self.horizon)
         return Slice(run, start + goal * (self.horizon - start), False, f"{why}: {goal:.0%} of its way")
 
-    def _most_promising(self) -> Slice | None:
-        """Go on with the frozen run that has the best chance, under the rule."""
-        chances = {run: self.rule.chance(run) for run in self.frozen}
+    def _most_promising(self, frozen: list[str]) -> Slice | None:
+        """Go on with the run that has the best chance, under the rule, if that is above its level."""
+        chances = {run: self.rule.chance(run) for run in frozen}
         run = max(chances, key=chances.__getitem__, default=None)
         if run is None or chances[run] <= self.rule.level:
             return None
@@ -167,6 +172,8 @@ class Thaw:
         if decision.stop:
             self.rule.stop(name)
             self._leave(name)
+            if not ruled:
+                self._compared.add(name)
         return decision
 
     def _way(self, run: str) -> float:
@@ -189,6 +196,7 @@ class Thaw:
 
     def _leave(self, name: str, dropped: bool = False) -> None:
         self._goals.pop(name, None)
+        self._compared.discard(name)
         if dropped:
             self.ladder.drop(name)
 
@@ -224,7 +232,8 @@ class Thaw:
 
     def state_dict(self) -> dict[str, Any]:
         """All that was reported and decided, as JSON data."""
-        return {"rule": self.rule.state_dict(), "ladder": self.ladder.state(), "goals": self._goals}
+        told = {"goals": self._goals, "compared": sorted(self._compared)}
+        return {"rule": self.rule.state_dict(), "ladder": self.ladder.state(), **told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; runs that were under way still are.
@@ -234,13 +243,13 @@ class Thaw:
         """
         try:
             goals = {str(name): (float(goal), bool(ruled)) for name, (goal, ruled) in state["goals"].items()}
-            rule, ladder = state["rule"], state["ladder"]
+            rule, ladder, compared = state["rule"], state["ladder"], set(map(str, state["compared"]))
             fresh = Ladder(self.ladder.eta, len(self.ladder.rungs), patience=self.ladder.patience)
             fresh.load(ladder)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"state must come from state_dict() of a Thaw ({error!r})") from None
         self.rule.load_state_dict(rule)
-        self.ladder, self._goals = fresh, goals
+        self.ladder, self._goals, self._compared = fresh, goals, compared
 
 
 def _compared(way: float, step: float) -> Decision:

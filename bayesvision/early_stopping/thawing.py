@@ -63,6 +63,7 @@ class _Game:
         self.best, self.spent, self.top = np.full(budget, -np.inf), 0, -np.inf
         self.done, self.began = np.zeros(len(order), int), 0
         self.last, self.cut = 0, False
+        self.judged: set[int] = set()  # runs that the rule has looked at
 
     def move(self) -> bool:
         """Train one slice; False if nothing is worth to go on with."""
@@ -70,8 +71,10 @@ class _Game:
         if choice.run is not None:
             self._train(int(choice.run), self._columns(choice.goal))  # pyright: ignore[reportArgumentType]
             return True
+        if choice.ruled and self._thaw([run for run in self.ladder.frozen() if run not in self.judged]):
+            return True
         if self.began == len(self.order):
-            return self._thaw()
+            return self._thaw(self.ladder.frozen())
         k = self.began
         self.began += 1
         self.ladder.begin(k)
@@ -80,6 +83,7 @@ class _Game:
         if known:
             best = np.array([self.top])
             level = self.rule.level(runs, taken, best)
+            self.judged.add(k)
             self._train(k, int(self.rule.wanted(self.order[k : k + 1], best, level)[0]))
         else:
             self._train(k, self._columns(choice.goal))
@@ -88,11 +92,11 @@ class _Game:
     def _columns(self, goal: float) -> int:
         return int(np.ceil(goal * self.steps - 1e-9))
 
-    def _thaw(self) -> bool:
-        """Go on with the frozen run that has the best chance, while that is above the level of the rule."""
-        frozen = np.array(self.ladder.frozen(), dtype=int)
-        if not len(frozen):
+    def _thaw(self, some: list[Any]) -> bool:
+        """Go on with the frozen run that has the best chance, if that is above the level of the rule."""
+        if not some:
             return False
+        frozen = np.array(some)
         runs, best = self.order[frozen], np.full(len(frozen), self.top)
         chances = self.rule.chances(runs, best)
         p = chances[np.arange(len(runs)), self.done[frozen] - 1]
@@ -100,6 +104,7 @@ class _Game:
         k = int(p.argmax())
         if p[k] <= level[0]:
             return False
+        self.judged.add(int(frozen[k]))
         later = (chances[k] <= level) & (np.arange(self.steps) >= self.done[frozen[k]]) & self.rule.open[runs[k]]
         self._train(int(frozen[k]), int(later.argmax()) + 1 if later.any() else self.steps)
         return True

@@ -88,10 +88,11 @@ def sample(
         z, value = z.gather(1, keep.unsqueeze(-1).expand(-1, -1, size)), value.gather(1, keep)
         power, last = new, bool((new >= 1).all())
         rate = z.new_zeros(curves)
-        for k in range(moves * (3 if last else 1)):
+        count = moves * (3 if last else 1)
+        for k in range(count):
             z, value, moved = _move(z, value, power, loglik, source, kind=k % 4)
             rate += moved
-        accepted = rate / (moves * (3 if last else 1))
+        accepted = rate / count
         if last:
             break
     return z, {"evidence": evidence, "powers": taken, "accepted": accepted}
@@ -124,7 +125,7 @@ def _move(
     z: Tensor, value: Tensor, power: Tensor, loglik: LogLikelihood, source: torch.Generator, kind: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One step: half of the particles move by differences of the other half, then these."""
-    curves, particles, size = z.shape
+    curves, particles, _ = z.shape
     z, value, moved = z.clone(), value.clone(), z.new_zeros(curves)
     order = torch.randperm(particles, generator=source)
     halves = order[: particles // 2], order[particles // 2 :]
@@ -208,16 +209,17 @@ def measure(posterior: Any, prior: LearningCurves, y: Tensor, seen: int, particl
     line["not known"] = int((~known).sum())
     line["samplers apart, median"] = round(float(apart.median()), 4)
     line["one sampler"] = round(float((found["one"] + found["two"]).mean() / 2), 4)
-    line["powers"], line["accepted"] = round(float(found["powers"].mean()), 1), round(float(found["accepted"].mean()), 3)
+    line["powers"] = round(float(found["powers"].mean()), 1)
+    line["moves accepted"] = round(float(found["accepted"].mean()), 3)
     return {**line, "seconds a curve": round(seconds, 2)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lcpfn-prior")
-    parser.add_argument("--curves", type=int, default=200)
-    parser.add_argument("--particles", type=int, default=2000)
-    parser.add_argument("--moves", type=int, default=10)
+    parser.add_argument("--curves", type=int, default=150)
+    parser.add_argument("--particles", type=int, default=1000)
+    parser.add_argument("--moves", type=int, default=40)
     parser.add_argument("--seed", type=int, default=987654)
     a = parser.parse_args()
     torch.set_num_threads(1)

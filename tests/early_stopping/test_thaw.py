@@ -293,3 +293,21 @@ def test_bad_input() -> None:
         thaw.update("a", 1, 57.0)
     with pytest.raises(ValueError, match="reported"):
         thaw.explain("a")
+
+
+def test_under_the_rule_a_run_that_ranks_froze_is_looked_at_again() -> None:
+    """It goes on from where it was frozen if the rule would not have stopped it there, and is asked about once."""
+    thaw = make()
+    search(thaw, {"a": climb(0.6)})
+    for name, value in (("near", 0.55), ("far", 0.2)):
+        thaw.next(name)
+        assert thaw.update(name, 1, value).stop
+    thaw.ladder.ranks, thaw.ladder.since = False, 0.0
+    copy = make()
+    copy.load_state_dict(json.loads(json.dumps(thaw.state_dict())))
+    for one in (thaw, copy):
+        piece = one.next("later")
+        assert piece is not None and (piece.run, piece.until, piece.new) == ("near", 27, False)
+        assert "unlikely" in one.update("near", 2, 0.5).reason  # the rule stops it, and it is frozen
+        again = one.next("later")
+        assert again is not None and again.run == "later" and one.frozen == ["near", "far"]

@@ -35,29 +35,24 @@ class Band(NamedTuple):
     quantiles: list[list[float]]
 
 
-class _Seen(NamedTuple):
-    """What the network has read of a run, and what that left: its last state, and its keys and values while kept."""
+class _Run(NamedTuple):
+    """What is to be read of a run."""
 
+    name: str
     steps: list[float]  # by the clock of the run
     values: list[float]
     kept: int  # of these the keys and values are kept; the latest may be read for now only
     last: float  # step of the latest reading
     count: int  # readings of the run, those that were not looked at included
     start: float  # where its clock starts
+
+
+class _Seen(NamedTuple):
+    """What the network has read of a run, and what that left: its last state, and its keys and values while kept."""
+
+    run: _Run
     state: Tensor
     cache: Tensor | None  # [layers, 2, heads, tokens, size]
-
-
-class _New(NamedTuple):
-    """A run that has to be read."""
-
-    name: str
-    steps: list[float]
-    values: list[float]
-    kept: int
-    last: float
-    count: int
-    start: float
 
 
 class RunForecaster:
@@ -106,30 +101,30 @@ class RunForecaster:
         Raises:
             ValueError: as in `LCPFNPosterior.condition`.
         """
-        groups: dict[tuple[int, int, bool], list[_New]] = {}
+        groups: dict[tuple[int, int, bool], list[_Run]] = {}
         for name, (steps, values) in runs.items():
             if not steps:
                 continue
             new, old = self._new(name, steps, values), self._seen.get(name)
-            if old is not None and (old.steps, old.values) == (new.steps, new.values):
+            if old is not None and (old.run.steps, old.run.values) == (new.steps, new.values):
                 continue
-            known = 0 if old is None or old.cache is None else min(old.kept, new.kept)
+            known = 0 if old is None or old.cache is None else min(old.run.kept, new.kept)
             if known and old is not None:
-                same = (old.steps[:known], old.values[:known]) == (new.steps[:known], new.values[:known])
-                known = known if same and known == old.kept else 0
+                same = (old.run.steps[:known], old.run.values[:known]) == (new.steps[:known], new.values[:known])
+                known = known if same and known == old.run.kept else 0
             groups.setdefault((known, new.kept, len(new.steps) > new.kept), []).append(new)
         for (known, _, _), group in groups.items():
             for k in range(0, len(group), BATCH):
                 self._extend(group[k : k + BATCH], known)
         self._shrink()
 
-    def _new(self, name: str, steps: Sequence[float], values: Sequence[float]) -> _New:
+    def _new(self, name: str, steps: Sequence[float], values: Sequence[float]) -> _Run:
         start = origin(steps, self.horizon)
         rows, kept = looked_at(len(steps))
         x = clocked([steps[k] for k in rows], start, self.horizon)
-        return _New(name, x, [values[k] for k in rows], kept, steps[-1], len(steps), start)
+        return _Run(name, x, [values[k] for k in rows], kept, steps[-1], len(steps), start)
 
-    def _extend(self, group: list[_New], known: int) -> None:
+    def _extend(self, group: list[_Run], known: int) -> None:
         """Condition runs of equal length, the first `known` rows of which were read before."""
         x = torch.tensor([run.steps for run in group], dtype=torch.float64)
         y = torch.tensor([run.values for run in group], dtype=torch.float64)
@@ -146,7 +141,7 @@ class RunForecaster:
             base = base.condition(x[:, kept:].unsqueeze(-1), y[:, kept:])
         for k, new in enumerate(group):
             self._seen.pop(new.name, None)  # the order of the dictionary tells who reported last
-            self._seen[new.name] = _Seen(*new[1:], base.state[k].clone(), cache[k].clone())
+            self._seen[new.name] = _Seen(new, base.state[k].clone(), cache[k].clone())
 
     def _standing(self, x: Tensor, y: Tensor, states: list[Tensor]) -> Any:
         """A batch of posteriors as they stand, without keys and values."""
@@ -172,7 +167,8 @@ class RunForecaster:
         """Runs, and a posterior that stands where they do; predictions need the last reading and the state alone."""
         for k in range(0, len(names), BATCH):
             seen = [self._seen[name] for name in names[k : k + BATCH]]
-            x, y = (torch.tensor([[v[-1]] for v in rows]).double() for rows in zip(*[s[:2] for s in seen], strict=True))
+            x = torch.tensor([[one.run.steps[-1]] for one in seen], dtype=torch.float64)
+            y = torch.tensor([[one.run.values[-1]] for one in seen], dtype=torch.float64)
             yield names[k : k + BATCH], self._standing(x, y, [s.state for s in seen])
 
     def _predict(self, posterior: Any, ahead: Tensor) -> Any:
@@ -180,14 +176,14 @@ class RunForecaster:
 
     def _steps(self, name: str, points: int = READINGS) -> list[float]:
         """Steps of a run to come."""
-        seen = self._seen[name]
-        return steps_ahead(seen.last, seen.count, self.horizon, seen.start, points)
+        run = self._seen[name].run
+        return steps_ahead(run.last, run.count, self.horizon, run.start, points)
 
     def _ahead(self, names: Sequence[str], steps: list[list[float]]) -> Float[Tensor, "runs points 1"]:
         """Steps to ask for on each run's clock, where a shorter list repeats its last entry, the horizon."""
         most = max(map(len, steps))
         padded = [
-            clocked([*s, *([self.horizon] * (most - len(s)))], self._seen[name].start, self.horizon)
+            clocked([*s, *([self.horizon] * (most - len(s)))], self._seen[name].run.start, self.horizon)
             for name, s in zip(names, steps, strict=True)
         ]
         return torch.tensor(padded, dtype=torch.float64).unsqueeze(-1)
@@ -229,8 +225,8 @@ class RunForecaster:
     def fan(self, name: str) -> tuple[Float[Tensor, " points"], Continuous]:
         """Steps to come of one run, and the predictive distribution at each."""
         seen, steps = self._seen[name], self._steps(name)
-        x, y = (torch.tensor(v, dtype=torch.float64) for v in (seen.steps, seen.values))
+        x, y = (torch.tensor(v, dtype=torch.float64) for v in (seen.run.steps, seen.run.values))
         posterior = self._standing(x, y, [seen.state])
         posterior.state = seen.state
-        ahead = torch.tensor(clocked(steps, seen.start, self.horizon), dtype=torch.float64)
+        ahead = torch.tensor(clocked(steps, seen.run.start, self.horizon), dtype=torch.float64)
         return torch.tensor(steps, dtype=torch.float64), self._predict(posterior, ahead)

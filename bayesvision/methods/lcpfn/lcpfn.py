@@ -18,7 +18,7 @@ from bayesvision.distributions import Mixture, TruncatedTransformed, within
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.methods.lcpfn.checks import batch_axes, check_values
 from bayesvision.methods.lcpfn.network import PrefixTransformer
-from bayesvision.methods.lcpfn.tasks import TaskStream
+from bayesvision.methods.lcpfn.tasks import TaskStream, loss
 from bayesvision.methods.lcpfn.tokens import FEATURES, QUERIES, START, UNIT, _questions, _tokens
 from bayesvision.nn.heads import MixtureHead
 from bayesvision.training.loop import minimize
@@ -89,7 +89,7 @@ class LCPFN:
         posterior = self.untrained()
         posterior.bounds = getattr(source, "bounds", None)
         recipe = {"method": describe(self), "prior": describe(source)}
-        cost = minimize(posterior, _loss, stream.batch, self.train, recipe, log, {"curves": stream.curves()})
+        cost = minimize(posterior, loss, stream.batch, self.train, recipe, log, {"curves": stream.curves()})
         size = sum(p.numel() for p in posterior.network.parameters())
         posterior.metadata = {"prior": describe(source), "parameters": size, **cost}
         return posterior.requires_grad_(False)
@@ -104,15 +104,6 @@ class LCPFN:
         nn.init.zeros_(network.output.weight)
         network.output.bias.data.copy_(head.bias())
         return LCPFNPosterior(self, network, head)
-
-
-def _loss(posterior: "LCPFNPosterior", batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Float[Tensor, ""]:
-    t, y, prefixes, targets = batch
-    last_t, last_y = (torch.cat([torch.full_like(v[:, :1], START), v], -1)[:, prefixes].unsqueeze(-1) for v in (t, y))
-    asked_t, asked_y = (v.gather(1, targets.flatten(1)).view(targets.shape) for v in (t, y))
-    states, _ = posterior.network.encode(_tokens(t[:, :-1], y[:, :-1]))
-    raw = posterior.network.read(states[:, prefixes].unsqueeze(-2), _questions(asked_t, last_t))
-    return -posterior.head(raw.float(), last_y).log_prob(asked_y).mean()
 
 
 class LCPFNPosterior(Conditionable):

@@ -1,16 +1,18 @@
-"""Batches of curves drawn from a prior, with the prefixes and the rows to predict from each."""
+"""Batches of curves drawn from a prior, with the prefixes and the rows to predict from each, and the loss of these."""
 
 import math
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bayesvision.core.checks import draw
 from bayesvision.core.roles import Prior
+from bayesvision.methods.lcpfn.tokens import START, _questions, _tokens
 from bayesvision.training.seeds import generator
 
-__all__ = ["TaskStream"]
+__all__ = ["TaskStream", "loss"]
 
 EMPTY = 8  # of so many prefixes one more is empty, so that the prior predictive is learned too
 PAST = 0.05  # fraction of the targets at any epoch, so that epochs already seen can be asked for as well
@@ -50,3 +52,13 @@ class TaskStream:
         least = prefixes.unsqueeze(-1) * (u[1] >= PAST)
         targets = least + (u[0] * (rows - least)).long()
         return task.x[..., 0].float(), task.y.float(), prefixes, targets.clamp(max=rows - 1)
+
+
+def loss(posterior: Any, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Float[Tensor, ""]:
+    """-log q of the rows to predict from each prefix, in the mean."""
+    t, y, prefixes, targets = batch
+    last_t, last_y = (torch.cat([torch.full_like(v[:, :1], START), v], -1)[:, prefixes].unsqueeze(-1) for v in (t, y))
+    asked_t, asked_y = (v.gather(1, targets.flatten(1)).view(targets.shape) for v in (t, y))
+    states, _ = posterior.network.encode(_tokens(t[:, :-1], y[:, :-1]))
+    raw = posterior.network.read(states[:, prefixes].unsqueeze(-2), _questions(asked_t, last_t))
+    return -posterior.head(raw.float(), last_y).log_prob(asked_y).mean()

@@ -50,6 +50,26 @@ def assert_same_state(a, b):
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
+# What is printed
+
+
+@each(INSTANCES)
+def test_repr_speaks(instance):
+    """A posterior says on one screen what it is and what it has seen, a prediction what it predicts."""
+    posterior = seen(instance)
+    lines = repr(posterior).splitlines()
+    assert type(posterior).__name__ in lines[0] and len(lines) <= 24 and max(map(len, lines)) <= 200
+    assert any(digit in repr(posterior) for digit in "123456789") and "0x" not in repr(posterior)
+    if CONDITIONABLE in instance.roles and instance.prior is not None:
+        assert repr(posterior) != repr(posterior.unconditioned() if hasattr(posterior, "unconditioned") else None)
+        assert str(ROWS) in repr(posterior)
+    law = posterior.predict(queries(instance))
+    text, first = repr(law), law[(0,) * len(law.batch_shape)]
+    assert text.startswith(type(law).__name__) and len(text) <= 200
+    said = first.mode if isinstance(law, Discrete) else first.quantile(0.5)
+    assert f"{float(said):.4g}" in text
+
+
 # Roles
 
 

@@ -140,6 +140,9 @@ class GPPosterior(Conditionable):
             self.register_buffer(name, value)
         self._factorise()
 
+    def facts(self) -> list[str]:
+        return [f"kernel {self.method.kernel}", f"has seen {len(self.y):,} rows of {self.x.shape[-1]} features"]
+
     @torch.no_grad()
     def _factorise(self) -> None:
         """Cholesky factor of K = k(x, x) + noise I and K^{-1} y, always in float64."""

@@ -285,6 +285,11 @@ class MCMCPosterior(Posterior):
         for k, value in enumerate(latent.values()):  # by number: a site's name may hold dots, a buffer's may not
             self.register_buffer(f"site{k}", value)
 
+    def facts(self) -> list[str]:
+        method = self.method
+        draws = f"{method.chains} x {method.draws:,} draws of {', '.join(self.sites)}"
+        return [draws, f"{self.divergences} divergences", f"has seen {len(self.y):,} rows"]
+
     @property
     def latent(self) -> dict[str, Tensor]:
         """Draws [chains * draws, ...] of every latent site, chain after chain."""

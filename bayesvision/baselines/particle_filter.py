@@ -84,6 +84,10 @@ class ParticleFilterPosterior(Conditionable):
         self.seen: tuple[Tensor, Tensor] | None = None
         self.columns: tuple[str, ...] | None = None
 
+    def facts(self) -> list[str]:
+        rows = 0 if self.seen is None else self.seen[1].shape[-1]
+        return [f"{self.theta.shape[-2]:,} particles", f"has seen {rows:,} rows", f"{self.steps} motions"]
+
     @property
     def latent(self) -> WeightedDraws:
         """Weighted draws of the latent variables."""

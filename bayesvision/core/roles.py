@@ -25,6 +25,14 @@ __all__ = [
 ]
 
 
+LEARNED = {  # name in metadata: what it is called
+    "rows of data": "rows",
+    "rows seen": "rows more",
+    "examples": "examples",
+    "images": "images",
+}
+
+
 @runtime_checkable
 class Task(Protocol):
     """What a prior draws: inputs `x` [batch, rows, features] and targets `y` [batch, rows]."""
@@ -158,6 +166,17 @@ class Posterior(nn.Module, ABC):
 
         Returns marginals: `batch_shape` is the target's shape and `event_shape` is ().
         """
+
+    def facts(self) -> list[str]:
+        """What `repr` says: its size, what it learned from, and what it has seen."""
+        size, told = sum(p.numel() for p in self.parameters()), vars(self).get("metadata", {})
+        found = [f"{size:,} parameters"] if size else []
+        found += [f"trained on {told['prior']['name']}"] if "prior" in told else []
+        found += [f"learned from {told[key]:,} {what}" for key, what in LEARNED.items() if key in told]
+        return [*found, f"has seen {self.rows:,} rows"] if isinstance(self, Amortized) else found
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self.facts())})"
 
 
 class Conditionable(Posterior):

@@ -1,6 +1,7 @@
 """The two abstract predictive distributions: `Continuous` and `Discrete`."""
 
 import functools
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
@@ -53,6 +54,9 @@ class Continuous(td.Distribution):
             IndexError: no such marginals.
         """
         return self._at(_batch_index(self.batch_shape, index))
+
+    def __repr__(self) -> str:
+        return said(self, _median_and_interval)
 
     @abstractmethod
     def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
@@ -148,6 +152,27 @@ def _batch_index(shape: torch.Size, index: Any) -> tuple[Any, ...]:
     return index if any(part is Ellipsis for part in index) else (*index, Ellipsis)
 
 
+def said(law: Any, words: Callable[[Any], str]) -> str:
+    """The class and the shape of `law`, and in words its first and its last marginal; never an error."""
+    shape, name = tuple(law.batch_shape), type(law).__name__
+    try:
+        with torch.no_grad():
+            ends = [words(law[tuple(end for _ in shape)]) for end in ((0, -1) if math.prod(shape) > 1 else (0,))]
+    except Exception:  # parameters that are not finite, or an empty batch
+        return f"{name}(shape {shape})"
+    return f"{name}({', ..., '.join(ends)})" if not shape else f"{name}(shape {shape}: {', ..., '.join(ends)})"
+
+
+def _median_and_interval(law: Any) -> str:
+    low, median, high = law.quantile(torch.tensor([0.05, 0.5, 0.95], dtype=torch.float64)).tolist()
+    return f"median {median:.4g}, 90 % in {low:.4g} to {high:.4g}"
+
+
+def _likeliest(law: Any) -> str:
+    mode = int(law.mode)
+    return f"{mode} with probability {float(law.class_probs[mode]):.2g} of {law.class_probs.shape[-1]} classes"
+
+
 class LocationFamily(Continuous):
     """A family of tensors named in `arg_constraints`, all of one shape, among them `loc`, its mean and mode."""
 
@@ -193,6 +218,9 @@ class Discrete(td.Distribution):
     @abstractmethod
     def class_probs(self) -> Float[Tensor, "*batch classes"]:
         """Probability of every class."""
+
+    def __repr__(self) -> str:
+        return said(self, _likeliest)
 
     @property
     def mode(self) -> Shaped[Tensor, "*batch"]:

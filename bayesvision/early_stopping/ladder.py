@@ -2,15 +2,16 @@
 
 import bisect
 import math
-from collections.abc import Container, Hashable
+from collections.abc import Container, Hashable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bayesvision.core.checks import check_count
 
 __all__ = ["CLOSE", "UNSEEN", "Choice", "Ladder"]
 
-UNSEEN = -math.inf  # the value of a run before its first
 CLOSE = 1e-9  # two parts of a way that are the same
+UNSEEN = -math.inf  # the value of a run before its first
 
 
 class Choice(NamedTuple):
@@ -27,6 +28,30 @@ class Choice(NamedTuple):
     ruled: bool
 
 
+@dataclass
+class _Climb:
+    """One run on the ladder.
+
+    Attributes:
+        number: how many began before it.
+        way, best: the part of its way that it has gone, and its best value there.
+        marks: its best value at each rung that it came to.
+        out: whether it cannot go on.
+        failed: whether it broke off; then its values count for nothing.
+        early: whether it came to its own end, and that before the horizon; None if it did not.
+        first: whether it was sent its whole way as one of the first.
+    """
+
+    number: int
+    way: float = 0.0
+    best: float = UNSEEN
+    marks: list[float] = field(default_factory=list)
+    out: bool = False
+    failed: bool = False
+    early: bool | None = None
+    first: bool = False
+
+
 class Ladder:
     """Promotes frozen runs by their rank at the same rung, while that finds better values; else it trusts a rule.
 
@@ -35,8 +60,8 @@ class Ladder:
     halving (Li et al. 2018, arXiv 1810.05934); a new run starts where none may.
 
     Ranks at the same step say little where runs end at steps of their own (as those do that stop at a target), and
-    nothing where curves cross late. So the first runs go their whole way, ranks count only while three of four
-    runs that ended did so at the horizon, and they are left for the rule when the best value has not moved for
+    nothing where curves cross late. So the first runs go their whole way, ranks count only while three of four runs
+    that ended did so at the horizon, and they are left for the rule when the best value has not moved for
     `patience[0]` whole runs' worth of steps; the rule is left for them after `patience[1]`. Larger values are better.
 
     Args:
@@ -55,70 +80,79 @@ class Ladder:
         check_count("eta", eta, 2)
         check_count("rungs", rungs)
         check_count("whole", whole, 0)
-        if len(patience) != 2 or not min(patience) > 0:
+        if not (isinstance(patience, tuple | list) and len(patience) == 2 and all(0 < p < math.inf for p in patience)):
             raise ValueError(f"patience must be two positive numbers of runs, got {patience!r}")
         self.eta, self.whole, self.patience = eta, whole, patience
         self.rungs = [float(eta) ** -k for k in range(rungs, 0, -1)]
-        self.tops: list[list[tuple[float, int]]] = [[] for _ in self.rungs]  # at each rung: minus value, number of run
-        self.names: list[Hashable] = []
-        self.numbers: dict[Hashable, int] = {}
-        self.way: list[float] = []  # part that each run has gone
-        self.value: list[float] = []  # its best value
-        self.ended: set[int] = set()
-        self.began = 0  # runs sent their whole way at first
+        self.runs: dict[Hashable, _Climb] = {}
+        self.tops: list[list[tuple[float, int, Hashable]]] = [[] for _ in self.rungs]  # minus value, number, run
         self.best, self.since, self.ranks = UNSEEN, 0.0, True
-        self.ends = [0, 0]  # runs that ended before the horizon, and at it
+
+    def begin(self, run: Hashable, first: bool = False) -> None:
+        """A new run starts, as one of the first or not."""
+        number = 1 + max((climb.number for climb in self.runs.values()), default=-1)
+        self.runs.setdefault(run, _Climb(number)).first = first
 
     def put(self, run: Hashable, way: float, value: float) -> None:
-        """A run has gone a part of its way, its latest value there; what it said of later parts is replaced."""
-        k = self._number(run)
-        if way <= self.way[k]:
-            self._cut(k, way)
-        before = self.way[k]
-        self.way[k], self.value[k] = way, max(self.value[k], value)
-        self.ended.discard(k)
-        for rung, tops in zip(self.rungs, self.tops, strict=True):
-            if before < rung <= way + CLOSE:
-                bisect.insort(tops, (-self.value[k], k))
-        self.since = 0.0 if value > self.best else self.since + way - before
-        self.best = max(self.best, value)
+        """A run has come further, to a part `way` of its way, and has a value there."""
+        climb = self.runs[run]
+        climb.out, climb.failed, climb.early = False, False, None
+        self.since += max(0.0, way - climb.way)
+        climb.way, climb.best = way, max(climb.best, value)
+        self._mark(run, climb)
+        if climb.best > self.best:
+            self.best, self.since = climb.best, 0.0
 
-    def _number(self, run: Hashable) -> int:
-        if run not in self.numbers:
-            self.numbers[run] = len(self.names)
-            self.names.append(run)
-            self.way.append(0.0)
-            self.value.append(UNSEEN)
-        return self.numbers[run]
+    def _mark(self, run: Hashable, climb: _Climb) -> None:
+        while len(climb.marks) < len(self.rungs) and self.rungs[len(climb.marks)] <= climb.way + CLOSE:
+            bisect.insort(self.tops[len(climb.marks)], (-climb.best, climb.number, run))
+            climb.marks.append(climb.best)
 
-    def _cut(self, k: int, way: float) -> None:
-        """Forget what a run did from a part of its way on; its best value up to there is that of the last rung."""
-        self.value[k], kept = UNSEEN, 0.0
-        for place, rung in enumerate(self.rungs):
-            held = [pair for pair in self.tops[place] if pair[1] == k]
-            if held and rung < way:
-                self.value[k], kept = -held[0][0], rung
-            elif held:
-                self.tops[place].remove(held[0])
-        self.way[k] = min(kept, way)
+    def replace(self, run: Hashable, readings: Iterable[tuple[float, float]]) -> None:
+        """What is known of a run is replaced by these parts of its way and values; no steps are spent."""
+        climb = self.runs[run]
+        self._unmark(run, climb)
+        climb.way, climb.best, climb.failed = 0.0, UNSEEN, False
+        for way, value in readings:
+            climb.way, climb.best = way, max(climb.best, value)
+            self._mark(run, climb)
+        self._find_best()
+
+    def _unmark(self, run: Hashable, climb: _Climb) -> None:
+        for tops, mark in zip(self.tops, climb.marks, strict=False):
+            tops.remove((-mark, climb.number, run))
+        climb.marks = []
+
+    def _find_best(self) -> None:
+        self.best = max((climb.best for climb in self.runs.values() if not climb.failed), default=UNSEEN)
 
     def end(self, run: Hashable, early: bool) -> None:
         """A run came to its own end, at the horizon or `early`."""
-        self.drop(run)
-        self.ends[0 if early else 1] += 1
+        self.runs[run].out, self.runs[run].early = True, early
 
     def drop(self, run: Hashable) -> None:
-        """A run cannot go on."""
-        self.ended.add(self._number(run))
+        """A run cannot go on; what it found counts."""
+        self.runs[run].out = True
+
+    def fail(self, run: Hashable) -> None:
+        """A run broke off: its values count for nothing until `replace`; one that had none is forgotten."""
+        climb = self.runs[run]
+        self.drop(run)
+        self._unmark(run, climb)
+        climb.failed = True
+        if climb.way == 0:
+            del self.runs[run]
+        self._find_best()
 
     @property
     def fair(self) -> bool:
         """Whether runs end at the horizon, so that ranks at the same step compare like with like."""
-        return 3 * self.ends[0] <= self.ends[1]
+        ends = [climb.early for climb in self.runs.values() if climb.early is not None]
+        return 4 * sum(ends) <= len(ends)
 
     def choose(self, busy: Container[Hashable] = ()) -> Choice:
         """What goes on next, runs that are `busy` aside."""
-        if self.began < self.whole:
+        if sum(climb.first and (not climb.out or climb.early is not None) for climb in self.runs.values()) < self.whole:
             return Choice(None, 1.0, False)
         if not self.fair:
             self.ranks = False
@@ -127,41 +161,46 @@ class Ladder:
         if not self.ranks:
             return Choice(None, 1.0, True)
         for place in reversed(range(len(self.rungs))):
-            tops = self.tops[place]
-            goal = self.after(self.rungs[place])
-            for _, k in tops[: len(tops) // self.eta]:
-                if k not in self.ended and self.way[k] < goal - CLOSE and self.names[k] not in busy:
-                    return Choice(self.names[k], goal, False)
+            tops, goal = self.tops[place], self.after(self.rungs[place])
+            for _, _, run in tops[: len(tops) // self.eta]:
+                climb = self.runs[run]
+                if not climb.out and climb.way < goal - CLOSE and run not in busy:
+                    return Choice(run, goal, False)
         return Choice(None, self.rungs[0], False)
 
     def after(self, way: float) -> float:
         """The rung that comes after a part of the way, or 1."""
         return next((rung for rung in self.rungs if rung > way + CLOSE), 1.0)
 
-    def begin(self, run: Hashable) -> None:
-        """A new run starts."""
-        self._number(run)
-        self.began += 1
-
     def frozen(self, busy: Container[Hashable] = ()) -> list[Hashable]:
         """The runs that have begun and could go on."""
-        return [run for k, run in enumerate(self.names) if k not in self.ended and self.way[k] > 0 and run not in busy]
+        return [run for run, climb in self.runs.items() if not climb.out and climb.way > 0 and run not in busy]
 
     def state(self) -> dict[str, Any]:
         """All that happened, as JSON data; the names of runs as text."""
-        data = {name: getattr(self, name) for name in ("way", "began", "since", "ranks", "ends", "tops")}
-        value, best = ([None if v == UNSEEN else v for v in some] for some in (self.value, [self.best]))
-        names = [str(run) for run in self.names]
-        return {**data, "value": value, "best": best[0], "names": names, "ended": sorted(self.ended)}
+        runs = {}
+        for run, climb in self.runs.items():
+            best, *marks = (None if v == UNSEEN else v for v in (climb.best, *climb.marks))
+            runs[str(run)] = {**vars(climb), "best": best, "marks": marks}
+        return {"rungs": list(self.rungs), "runs": runs, "since": self.since, "ranks": self.ranks}
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on from `state()`; a KeyError, TypeError or ValueError for anything else."""
-        tops = [[(float(v), int(k)) for v, k in rung] for rung in saved["tops"]]
-        if len(tops) != len(self.rungs):
-            raise ValueError(f"the state has {len(tops)} rungs, and this ladder {len(self.rungs)}")
-        self.tops, self.names, self.ended = tops, list(saved["names"]), set(map(int, saved["ended"]))
-        self.numbers = {run: k for k, run in enumerate(self.names)}
-        *value, self.best = (UNSEEN if v is None else float(v) for v in [*saved["value"], saved["best"]])
-        self.way, self.value = list(map(float, saved["way"])), value
-        self.began, self.since = int(saved["began"]), float(saved["since"])
-        self.ranks, self.ends = bool(saved["ranks"]), list(map(int, saved["ends"]))
+        """Go on from `state()`.
+
+        Raises:
+            ValueError: the state is of other rungs; a KeyError, TypeError or AttributeError for no state at all.
+        """
+        if list(saved["rungs"]) != self.rungs:
+            raise ValueError(
+                f"the state has the rungs {saved['rungs']}, and this ladder {self.rungs}; build both alike"
+            )
+        runs: dict[Hashable, _Climb] = {}
+        tops: list[list[tuple[float, int, Hashable]]] = [[] for _ in self.rungs]
+        for run, told in saved["runs"].items():
+            best, *marks = (UNSEEN if v is None else float(v) for v in (told["best"], *told["marks"]))
+            runs[run] = _Climb(**{**told, "best": best, "marks": marks})
+            for place, mark in zip(tops, marks, strict=False):
+                bisect.insort(place, (-mark, runs[run].number, run))
+        self.runs, self.tops = runs, tops
+        self.since, self.ranks = float(saved["since"]), bool(saved["ranks"])
+        self._find_best()

@@ -90,9 +90,17 @@ class Forecast:
             )
 
     def begin(self, curves: Curves, orders: int) -> Stopper:
+        return self.forecaster(curves).stop
+
+    def forecaster(self, curves: Curves) -> "Forecaster":
+        """What decides on these curves.
+
+        Raises:
+            ValueError: the chances are of others.
+        """
         if self.chances.there.shape != curves.shape:
             raise ValueError(f"chances must be those of the curves {curves.shape}, got {self.chances.there.shape}")
-        return Forecaster(self, curves).stop
+        return Forecaster(self, curves)
 
 
 class Forecaster:

@@ -14,9 +14,18 @@ from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.directions import Mode, check_mode
 from bayesvision.early_stopping.reader import Reader
 from bayesvision.early_stopping.readings import is_due, origin
-from bayesvision.early_stopping.runs import CurvePosterior, Decision, Forecaster, Report, Run, is_chosen, runs_of
+from bayesvision.early_stopping.runs import (
+    CurvePosterior,
+    Decision,
+    Forecaster,
+    Report,
+    Run,
+    changed,
+    is_chosen,
+    runs_of,
+)
 from bayesvision.early_stopping.threshold import Record, learned_level
-from bayesvision.early_stopping.units import FIRST, learned_scale, remark, start_of
+from bayesvision.early_stopping.units import FIRST, is_readable, is_within, learned_scale, remark, start_of
 from bayesvision.io.checkpoints import find
 
 __all__ = ["CurvePosterior", "Forecaster", "RunState", "StoppingRule"]
@@ -91,8 +100,7 @@ class StoppingRule:
         model: Any = find(posterior) if isinstance(posterior, str) else posterior
         if not isinstance(model, CurvePosterior):
             raise ValueError(f"posterior must extrapolate learning curves (an LCPFN), got {type(model).__name__}")
-        self._own_units = scale is None and mode == "min"
-        self._model = model
+        self._own_units, self._model = scale is None and mode == "min", model
         self.horizon, self.delta, self.least, self.at = float(horizon), delta, least, at
         self.reader = Reader(model, self.horizon, learned_scale([1.0], 0.0) if self._own_units else scale)
         self.learn = learn if isinstance(model, Forecaster) else 0
@@ -123,11 +131,7 @@ class StoppingRule:
 
     def _level_for(self, state: Run | None) -> float:
         """The level for a run, by the others that have ended."""
-        ended = {
-            name: run
-            for name, run in self.runs.items()
-            if run is not state and run.steps and (run.whole or run.stopped is not None)
-        }
+        ended = {name: run for name, run in self.runs.items() if run is not state and run.has_ended}
         if not self.learn or sum(run.whole for run in ended.values()) < self.learn:
             return self.delta
         if self._level is None or self._level[0] != tuple(ended):
@@ -159,8 +163,9 @@ class StoppingRule:
     def observe(self, run: Hashable, step: float, value: float) -> Decision | None:
         """Take in the value of a run as `update` does, without a decision but on one that diverged."""
         step, value = float(step), float(value)
+        readable = self.check(step, value)
         state = self.runs.setdefault(str(run), Run())
-        if not self._is_number(step, value):
+        if not readable:
             state.cut(step)
             state.stopped, state.diverged = step, True
             return self._diverged(step, value)
@@ -170,8 +175,12 @@ class StoppingRule:
         return None
 
     def decide(self, run: Hashable) -> Decision:
-        """Decide on a run that has reported, if its latest reading is one to decide at."""
-        state = self.runs[str(run)]
+        """Decide on a run that has reported, if its latest reading is one to decide at.
+
+        Raises:
+            ValueError: the run is unknown, or has no value.
+        """
+        state = self._known(run)
         step = state.steps[-1]
         if step >= self.horizon:
             state.whole, state.stopped = True, None
@@ -187,25 +196,20 @@ class StoppingRule:
 
     def fail(self, run: Hashable) -> None:
         """A run broke off: its curve is kept, and sets no best unless the run reports again."""
-        self._mark(run, failed=True)
+        self._level, self.runs = None, changed(self.runs, run, failed=True)
 
     def stop(self, run: Hashable) -> None:
         """A run was stopped after its last report, whatever was decided."""
-        self._mark(run, stopped=True)
+        if (state := self.runs.get(str(run))) is not None:
+            self._level, state.stopped = None, state.last
 
     def complete(self, run: Hashable) -> None:
         """A run came to its own end, before the horizon or at it."""
-        self._mark(run, whole=True)
+        self._level, self.runs = None, changed(self.runs, run, whole=True, stopped=None)
 
     def resume(self, run: Hashable) -> None:
         """A run that broke off, or was stopped, goes on."""
-        self._mark(run)
-
-    def _mark(self, run: Hashable, failed: bool = False, stopped: bool = False, whole: bool = False) -> None:
-        state = self.runs.get(str(run))
-        if state is not None:
-            state.failed, state.stopped, self._level = failed, state.last if stopped else None, None
-            state.whole |= whole
+        self._level, self.runs = None, changed(self.runs, run, failed=False, stopped=None)
 
     def _learn_units(self) -> None:
         """Measure a loss between 0 and what the first runs started with, where no scale was told."""
@@ -221,19 +225,9 @@ class StoppingRule:
                 run.record = None
                 run.forget()
 
-    def _is_number(self, step: float, value: float) -> bool:
+    def check(self, step: float, value: float) -> bool:
         """Whether a report can be read, or else is one of a run that diverged; an error if it is neither."""
-        if not 0 < step <= self.horizon:
-            raise ValueError(
-                f"step must lie above 0 and be at most the horizon {self.horizon:g}, got {step:g}; "
-                "count steps from 1, or set a longer horizon"
-            )
-        if math.isfinite(value) and not self._is_valid(value):
-            raise ValueError(
-                f"value must lie in [{self._range[0]:g}, {self._range[1]:g}], got {value:g}; "
-                "declare the metric's range with scale=MetricScale(lower, upper, soft_lower, soft_upper, minimize)"
-            )
-        return math.isfinite(value)
+        return is_readable(step, value, self.horizon, self._range)
 
     def _diverged(self, step: float, value: float) -> Decision:
         return Decision(True, f"the value is {value} at step {step:g}: the run diverged", 0.0, math.nan, step)
@@ -244,7 +238,8 @@ class StoppingRule:
         Steps outside (0, horizon] and values that are not finite or outside the scale are left out.
         """
         known = self.runs.setdefault(str(run), Run())
-        rows = sorted((float(s), float(v)) for s, v in curve.items() if 0 < s <= self.horizon and self._is_valid(v))
+        end, bounds = self.horizon, self._range
+        rows = sorted((float(s), float(v)) for s, v in curve.items() if 0 < s <= end and is_within(v, bounds))
         steps, values = [s for s, _ in rows], [v for _, v in rows]
         held = len(known.steps)
         if steps[:held] != known.steps or values[:held] != known.values:
@@ -269,23 +264,29 @@ class StoppingRule:
             raise ValueError("curve must hold the values of the run at its steps, got none")
         self.take(run, curve)
         step, value = map(float, max(curve.items()))
-        return self.decide(run) if self._is_number(step, value) else self._diverged(step, value)
+        return self.decide(run) if self.check(step, value) else self._diverged(step, value)
 
     @torch.no_grad()
     def chance(self, run: Hashable) -> float:
-        """The largest chance of a run that has reported to beat the best one, over the steps to come."""
-        state = self.runs[str(run)]
+        """The largest chance of a run that has reported to beat the best one, over the steps to come.
+
+        Raises:
+            ValueError: the run is unknown, or has no value.
+        """
+        state = self._known(run)
         return self.reader.chance(self.reader.law(state, self.reader.ahead(state), self.runs.values()), self.best)
+
+    def _known(self, run: Hashable) -> Run:
+        state = self.runs.get(str(run))
+        if state is None or not state.steps:
+            raise ValueError(f"run must be one that has reported ({', '.join(self.runs) or 'none'}), got {run!r}")
+        return state
 
     @property
     def _range(self) -> tuple[float, float]:
         if self._own_units:
             return -math.inf, math.inf
         return (self.scale.lower, self.scale.upper) if self.scale else (0.0, 1.0)
-
-    def _is_valid(self, value: float) -> bool:
-        slack = 1e-6 * max(1.0, abs(value))
-        return math.isfinite(value) and self._range[0] - slack <= value <= self._range[1] + slack
 
     @torch.no_grad()
     def _decide(self, name: str, state: Run, step: float) -> Decision:
@@ -311,7 +312,9 @@ class StoppingRule:
         return Decision(True, reason, p, final, step)
 
     def _is_first(self, state: Run) -> bool:
-        """Whether the run is one of the first that were not stopped."""
+        """Whether the run is one of the first that were not stopped, and not enough others went their whole way."""
+        if sum(run.whole for run in self.runs.values() if run is not state) >= self.learn:
+            return False
         going = [run for run in self.runs.values() if run.stopped is None]
         return any(run is state for run in going[: self.learn])
 
@@ -326,19 +329,15 @@ class StoppingRule:
         Raises:
             ValueError: the run is unknown.
         """
-        state = self.runs.get(str(run))
-        if state is None or not state.steps:
-            raise ValueError(f"run must be one that has reported ({', '.join(self.runs) or 'none'}), got {run!r}")
-        step = state.steps[-1]
+        state = self._known(run)
         seen, ahead = Data(torch.tensor(state.steps), torch.tensor(state.values)), self.reader.ahead(state)
         axes = plots.curve_fan(self.reader.law(state, ahead), ahead, seen, best=self.best, ax=ax)
-        axes.set_title(f"{run}, step {step:g}")
+        axes.set_title(f"{run}, step {state.steps[-1]:g}")
         return axes
 
     def state_dict(self) -> dict[str, Any]:
         """All that was reported and decided, as JSON data."""
-        runs = {name: run.state() for name, run in self.runs.items()}
-        return {"horizon": self.horizon, "runs": runs}
+        return {"horizon": self.horizon, "runs": {name: run.state() for name, run in self.runs.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()`; the arguments of the rule are its own.

@@ -3,13 +3,13 @@
 import bisect
 import hashlib
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from bayesvision.distributions.metric import MetricScale
 
-__all__ = ["CurvePosterior", "Decision", "Forecaster", "Report", "Run", "is_chosen", "runs_of"]
+__all__ = ["CurvePosterior", "Decision", "Forecaster", "Report", "Run", "changed", "is_chosen", "runs_of"]
 
 
 @runtime_checkable
@@ -120,6 +120,11 @@ class Run:
         """The last step that it took; 0 before the first."""
         return max(self.steps[-1] if self.steps else 0.0, self.stopped or 0.0)
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it went its whole way or was stopped."""
+        return bool(self.steps) and (self.whole or self.stopped is not None)
+
     def put(self, step: float, value: float) -> None:
         """Take in a reading; at or before a step that was there, it replaces everything from that step on.
 
@@ -130,7 +135,7 @@ class Run:
             self.stopped, self.diverged = None, False
         self.steps.append(step)
         self.values.append(value)
-        self.failed, self.extremes = False, None
+        self.failed, self.whole, self.extremes = False, False, None
 
     def cut(self, step: float) -> None:
         """Forget everything from a step on."""
@@ -174,6 +179,8 @@ def runs_of(state: dict[str, Any], horizon: float) -> dict[str, Run]:
     Raises:
         ValueError: not such a state, or one under another horizon.
     """
+    if not isinstance(state, dict):
+        raise ValueError(f"state must come from state_dict() of a StoppingRule, got {type(state).__name__}")
     told = state.get("horizon", horizon)
     if told != horizon:
         raise ValueError(
@@ -184,6 +191,11 @@ def runs_of(state: dict[str, Any], horizon: float) -> dict[str, Run]:
         return {name: Run.of_state(saved) for name, saved in state["runs"].items()}
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"state must come from state_dict() of a StoppingRule ({error!r})") from None
+
+
+def changed(runs: dict[str, Run], run: Hashable, **told: Any) -> dict[str, Run]:
+    """The runs, one of which has other fields now, if it is there."""
+    return {name: replace(known, **told) if name == str(run) else known for name, known in runs.items()}
 
 
 def is_chosen(name: str, share: float, seed: int) -> bool:

@@ -11,7 +11,7 @@ from bayesvision.early_stopping.directions import Mode
 from bayesvision.early_stopping.ladder import CLOSE, Ladder
 from bayesvision.early_stopping.readings import clocked, origin
 from bayesvision.early_stopping.rule import StoppingRule
-from bayesvision.early_stopping.runs import CurvePosterior, Decision, Report
+from bayesvision.early_stopping.runs import CurvePosterior, Decision, Report, Run
 
 __all__ = ["Slice", "Thaw"]
 
@@ -21,7 +21,8 @@ class Slice(NamedTuple):
 
     Attributes:
         run: the run: a frozen one to go on with from its checkpoint, or the new one that was offered.
-        until: step to train it to, unless `update` freezes it before.
+        until: step to train it to. The first report at or after it ends the slice, unless one before does: `update`
+            says so.
         new: whether it is the new one.
         reason: why, in words.
     """
@@ -47,7 +48,7 @@ class Thaw:
 
         >>> thaw = bv.Thaw(horizon=100)
         >>> piece = thaw.next("run 1")  # Slice(run="run 1", until=100.0, new=True, ...)
-        >>> thaw.update("run 1", step=1, value=0.41).stop  # True: save a checkpoint, and ask for the next slice
+        >>> thaw.update("run 1", step=1, value=0.41).stop  # once True: save a checkpoint, and ask for the next slice
 
     Args:
         horizon: last step of a run.
@@ -78,7 +79,9 @@ class Thaw:
     ) -> None:
         self.rule = StoppingRule(horizon, scale, posterior, delta, audit=0.0, mode=mode)
         self.ladder = Ladder(eta, rungs, patience=patience)
-        self._compared: set[str] = set()  # runs that were frozen by their rank, and not looked at by the rule since
+        self._ranked: set[str] = set()  # runs that were frozen to be compared, and not looked at by the rule since
+        self._broken: dict[str, tuple[float, bool]] = {}  # where runs that broke off were sent
+        self._chances: dict[str, tuple[Any, float]] = {}
         self._goals: dict[str, tuple[float, bool]] = {}  # of the runs under way: part of the way, whether the rule asks
 
     @property
@@ -90,6 +93,11 @@ class Thaw:
     def best(self) -> float:
         """The best value of any run so far, failed ones aside; NaN before the first."""
         return self.rule.best
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """What is known of each run."""
+        return self.rule.runs
 
     @property
     def busy(self) -> list[str]:
@@ -109,42 +117,49 @@ class Thaw:
                 by rank, or else by their chance to beat the best one while that is above the level of the rule.
 
         Returns:
-            None if nothing is worth to go on with.
+            None if nothing is worth to go on with now; what is `busy` may change that.
 
         Raises:
             ValueError: `new` is the name of a run that has begun.
         """
-        if new is not None and str(new) in self.ladder.numbers:
+        if new is not None and str(new) in self.ladder.runs:
             raise ValueError(f"new must name a run that has not begun, got {new!r}; frozen runs need not be named")
         choice = self.ladder.choose(self._goals)
         if choice.run is not None:
             place = f"is among the best 1/{self.ladder.eta} at its step"
             return self._thaw(str(choice.run), choice.goal, False, place)
-        left = self.frozen if new is None else sorted(self._compared) if choice.ruled else []
+        left = self.frozen if new is None else sorted(self._ranked) if choice.ruled else []
         piece = self._most_promising(left)
         if piece is not None or new is None:
             return piece
-        self.ladder.begin(str(new))
+        first = choice.goal == 1 and not choice.ruled
+        self.ladder.begin(str(new), first)
         why = "ranks find nothing better, so forecasts decide" if choice.ruled else "no frozen run is due"
-        if choice.goal == 1 and not choice.ruled:
-            why = "the first run goes its whole way"
         self._goals[str(new)] = choice.goal, choice.ruled
-        return Slice(str(new), self.horizon * choice.goal, True, why)
+        until = self.horizon * choice.goal
+        return Slice(str(new), until, True, "the first run goes its whole way" if first else why)
 
     def _thaw(self, run: str, goal: float, ruled: bool, why: str) -> Slice:
         self.rule.resume(run)
-        self._compared.discard(run)
+        self._ranked.discard(run)
         self._goals[run] = goal, ruled
         start = origin(self.rule.runs[run].steps, self.horizon)
         return Slice(run, start + goal * (self.horizon - start), False, f"{why}: {goal:.0%} of its way")
 
     def _most_promising(self, frozen: list[str]) -> Slice | None:
         """Go on with the run that has the best chance, under the rule, if that is above its level."""
-        chances = {run: self.rule.chance(run) for run in frozen}
+        chances = {run: self._chance(run) for run in frozen}
         run = max(chances, key=chances.__getitem__, default=None)
         if run is None or chances[run] <= self.rule.level:
             return None
         return self._thaw(run, 1.0, True, f"it may beat {self.best:.6g} (probability {chances[run]:.3f})")
+
+    def _chance(self, run: str) -> float:
+        """`rule.chance`, asked for once until the run, the best value or the units change."""
+        asked = len(self.rule.runs[run].steps), self.best, self.rule.scale
+        if self._chances.get(run, (None, 0.0))[0] != asked:
+            self._chances[run] = asked, self.rule.chance(run)
+        return self._chances[run][1]
 
     def update(self, run: Hashable, step: float, value: float) -> Decision:
         """Take in the value of a run at a step; `stop` means to save a checkpoint and to ask for the next slice.
@@ -155,68 +170,101 @@ class Thaw:
         Raises:
             ValueError: the step is not in (0, horizon], or the value is outside the bounds of the scale.
         """
-        name = str(run)
-        goal, ruled = self._goals.get(name) or self._unasked(name)
-        diverged = self.rule.observe(name, step, value)
+        name, step, value = str(run), float(step), float(value)
+        self.rule.check(step, value)
+        if name not in self.ladder.runs:
+            choice = self.ladder.choose(self._goals)
+            self.ladder.begin(name, choice.goal == 1 and not choice.ruled and choice.run is None)
+            self._goals[name] = (choice.goal, choice.ruled) if choice.run is None else (self.ladder.rungs[0], False)
+        diverged = self._observe(name, step, value)
         if diverged is not None:
-            self._leave(name, dropped=True)
+            self._leave(name)
+            self.ladder.drop(name)
             return diverged
-        way = self._way(name)
-        self.ladder.put(name, way, -value if self.rule.minimize else value)
+        if name in self._broken:  # it comes back, to go where it was sent
+            self._goals[name] = self._broken.pop(name)
+        way = self.ladder.runs[name].way
+        goal, ruled = self._goals.get(name, (0.0, False))
         if way >= 1:
             self.complete(name)
             return Decision(False, "the run reached the horizon", math.nan, value, step)
         if not ruled and way < goal - CLOSE:
             return Decision(False, f"it goes to {goal:.0%} of its way", math.nan, math.nan, step)
-        decision = self.rule.decide(name) if ruled else _compared(way, step)
+        decision = self.rule.decide(name) if ruled else _to_compare(way, step)
         if decision.stop:
-            self.rule.stop(name)
-            self._leave(name)
-            if not ruled:
-                self._compared.add(name)
+            self.freeze(name)
+            if ruled:
+                self._ranked.discard(name)
         return decision
 
-    def _way(self, run: str) -> float:
-        """The part of its way that a run has gone, by its own clock; no part if its only reading came late."""
-        steps = self.rule.runs[run].steps
-        if len(steps) == 1 and origin(steps, self.horizon) > 0:
-            return CLOSE
-        return clocked(steps[-1:], origin(steps, self.horizon), self.horizon)[0] / self.horizon
+    def _observe(self, name: str, step: float, value: float) -> Decision | None:
+        """Tell the rule and the ladder, which is told anew of a run that went back, came back, or moved its clock."""
+        before = self.rule.runs.get(name)
+        known = [] if before is None else before.steps
+        start, back = origin(known, self.horizon) if known else None, bool(known) and step <= known[-1]
+        diverged = self.rule.observe(name, step, value)
+        if diverged is not None:
+            return diverged
+        state, sign = self.rule.runs[name], -1.0 if self.rule.minimize else 1.0
+        now = origin(state.steps, self.horizon)
+        if back or self.ladder.runs[name].failed or start not in (None, now):
+            ways = self._ways(state.steps[:-1], now)
+            self.ladder.replace(name, [(w, sign * v) for w, v in zip(ways, state.values, strict=False)])
+        self.ladder.put(name, self._ways(state.steps, now)[-1], sign * value)
+        return None
 
-    def _unasked(self, name: str) -> tuple[float, bool]:
-        """The goal of a run that reports without having been handed out: none if it is frozen."""
-        if name not in self.ladder.numbers:
-            choice = self.ladder.choose(self._goals)
-            self.ladder.begin(name)
-            new = (choice.goal, choice.ruled) if choice.run is None else (self.ladder.rungs[0], False)
-            return self._goals.setdefault(name, new)
-        if self.rule.runs[name].failed:  # it comes back
-            return self._goals.setdefault(name, (self.ladder.after(self._way(name)), False))
-        return 0.0, False
+    def _ways(self, steps: list[float], start: float) -> list[float]:
+        """Parts of its way that a run has gone, by its own clock; none while its only reading came late."""
+        if len(steps) == 1 and start > 0:
+            return [CLOSE]
+        return [step / self.horizon for step in clocked(steps, start, self.horizon)]
 
-    def _leave(self, name: str, dropped: bool = False) -> None:
+    def _leave(self, name: str) -> None:
         self._goals.pop(name, None)
-        self._compared.discard(name)
-        if dropped:
-            self.ladder.drop(name)
+        self._ranked.discard(name)
+        self._chances.pop(name, None)
+
+    def freeze(self, run: Hashable) -> None:
+        """A run was stopped where it is, with a checkpoint: its worker gives it back before the slice has ended."""
+        name = str(run)
+        if name in self.ladder.runs:
+            self.rule.stop(name)
+            self._leave(name)
+            if not self.ladder.runs[name].out and name in self.rule.runs:
+                self._ranked.add(name)
 
     def complete(self, run: Hashable) -> None:
         """A run came to its own end, at the horizon or before it; it cannot be thawed."""
         name = str(run)
-        seen = name in self.rule.runs and bool(self.rule.runs[name].steps)
-        if seen:
+        if name in self.ladder.runs:
             self.rule.complete(name)
-            self.ladder.end(name, early=self._way(name) < 1)
-        self._leave(name, dropped=not seen)
+            self._leave(name)
+            way = self.ladder.runs[name].way
+            if way > 0:
+                self.ladder.end(name, early=way < 1)
+            else:
+                self.ladder.fail(name)
 
     def fail(self, run: Hashable) -> None:
-        """A run broke off: its curve is kept, sets no best, and is not thawed unless the run reports again."""
-        self.rule.fail(run)
-        self._leave(str(run), dropped=True)
+        """A run broke off: its curve is kept, sets no best, and is not thawed unless the run reports again.
+
+        Then it goes where it was sent. One that had no value is forgotten, and may begin anew.
+        """
+        name = str(run)
+        if name in self.ladder.runs:
+            goal = self._goals.get(name, (self.ladder.after(self.ladder.runs[name].way), False))
+            self.rule.fail(name)
+            self._leave(name)
+            self.ladder.fail(name)
+            if name in self.ladder.runs:
+                self._broken[name] = goal
 
     def drop(self, run: Hashable) -> None:
         """A frozen run is given up: what it found counts, and it is not thawed."""
-        self._leave(str(run), dropped=True)
+        name = str(run)
+        if name in self.ladder.runs:
+            self._leave(name)
+            self.ladder.drop(name)
 
     def report(self) -> Report:
         """Counts and steps; frozen runs count as stopped."""
@@ -232,7 +280,7 @@ class Thaw:
 
     def state_dict(self) -> dict[str, Any]:
         """All that was reported and decided, as JSON data."""
-        told = {"goals": self._goals, "compared": sorted(self._compared)}
+        told = {"goals": dict(self._goals), "ranked": sorted(self._ranked), "broken": dict(self._broken)}
         return {"rule": self.rule.state_dict(), "ladder": self.ladder.state(), **told}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -241,17 +289,20 @@ class Thaw:
         Raises:
             ValueError: not such a state, or one under another horizon or other rungs.
         """
+        ladder = Ladder(self.ladder.eta, len(self.ladder.rungs), self.ladder.whole, self.ladder.patience)
         try:
-            goals = {str(name): (float(goal), bool(ruled)) for name, (goal, ruled) in state["goals"].items()}
-            rule, ladder, compared = state["rule"], state["ladder"], set(map(str, state["compared"]))
-            fresh = Ladder(self.ladder.eta, len(self.ladder.rungs), patience=self.ladder.patience)
-            fresh.load(ladder)
+            goals, broken = (
+                {str(name): (float(goal), bool(ruled)) for name, (goal, ruled) in state[part].items()}
+                for part in ("goals", "broken")
+            )
+            rule, ranked = state["rule"], set(map(str, state["ranked"]))
+            ladder.load(state["ladder"])
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"state must come from state_dict() of a Thaw ({error!r})") from None
         self.rule.load_state_dict(rule)
-        self.ladder, self._goals, self._compared = fresh, goals, compared
+        self.ladder, self._goals, self._broken, self._ranked, self._chances = ladder, goals, broken, ranked, {}
 
 
-def _compared(way: float, step: float) -> Decision:
+def _to_compare(way: float, step: float) -> Decision:
     reason = f"frozen at {way:.0%} of its way, where it is compared with the others"
     return Decision(True, reason, math.nan, math.nan, step)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bayesvision.core.checks import check_count
 from bayesvision.early_stopping.ladder import UNSEEN, Ladder
 from bayesvision.early_stopping.policies import Answers, Forecast, Forecaster
 from bayesvision.early_stopping.replay import Curves, Replay
@@ -21,9 +22,12 @@ class Thawing:
         chances: forecasts of the runs from each of their steps.
         eta, rungs, patience: of `bayesvision.early_stopping.ladder.Ladder`.
         learn: runs that are to have gone their whole way before the rule stops any.
+        delta: level of the rule before that.
+
+    A run that diverged, of which curves do not tell, counts as one that came to its own end.
 
     Raises:
-        ValueError: as in `Ladder`.
+        ValueError: as in `Ladder` and `Forecast`; the chances are of other curves.
     """
 
     chances: Answers
@@ -31,9 +35,16 @@ class Thawing:
     rungs: int = 3
     patience: tuple[float, float] = (3.0, 10.0)
     learn: int = 2
+    delta: float = 0.05
 
     def __post_init__(self) -> None:
+        check_count("learn", self.learn)
         self.ladder()
+        self.rule()
+
+    def rule(self) -> Forecast:
+        """The rule that decides where ranks do not."""
+        return Forecast(self.chances, self.delta, self.learn)
 
     def ladder(self) -> Ladder:
         """A new ladder."""
@@ -41,7 +52,7 @@ class Thawing:
 
     def play(self, curves: Curves, orders: np.ndarray, budget: int) -> Replay:
         """Train runs slice by slice until the budget is spent or nothing is worth to go on with."""
-        rule = Forecaster(Forecast(self.chances), curves)
+        rule = self.rule().forecaster(curves)
         games = [_Game(self, rule, curves, order, budget) for order in orders]
         for game in games:
             while game.spent < budget and game.move():
@@ -69,25 +80,31 @@ class _Game:
         """Train one slice; False if nothing is worth to go on with."""
         choice = self.ladder.choose()
         if choice.run is not None:
-            self._train(int(choice.run), self._columns(choice.goal))  # pyright: ignore[reportArgumentType]
+            k = int(choice.run)  # pyright: ignore[reportArgumentType]
+            self.judged.discard(k)
+            self._train(k, self._columns(choice.goal))
             return True
         if choice.ruled and self._thaw([run for run in self.ladder.frozen() if run not in self.judged]):
             return True
         if self.began == len(self.order):
             return self._thaw(self.ladder.frozen())
         k = self.began
+        level = self._level() if choice.ruled else None
         self.began += 1
-        self.ladder.begin(k)
-        runs, taken = self.order[None, :k], np.maximum(self.done[None, :k], 1)
-        known = choice.ruled and (self.done[:k] == self.rule.length[runs[0]]).sum() >= self.policy.learn
-        if known:
-            best = np.array([self.top])
-            level = self.rule.level(runs, taken, best)
-            self.judged.add(k)
-            self._train(k, int(self.rule.wanted(self.order[k : k + 1], best, level)[0]))
-        else:
+        self.ladder.begin(k, first=choice.goal == 1 and not choice.ruled)
+        if level is None:
             self._train(k, self._columns(choice.goal))
+        else:
+            self.judged.add(k)
+            self._train(k, int(self.rule.wanted(self.order[k : k + 1], np.array([self.top]), level)[0]))
         return True
+
+    def _level(self) -> Any:
+        """The level that serves the runs so far best; None while too few have gone their whole way."""
+        runs, done = self.order[: self.began], self.done[: self.began]
+        if (done == self.rule.length[runs]).sum() < self.policy.learn:
+            return None
+        return self.rule.level(runs[None], np.maximum(done[None], 1), np.array([self.top]))
 
     def _columns(self, goal: float) -> int:
         return int(np.ceil(goal * self.steps - 1e-9))
@@ -100,13 +117,14 @@ class _Game:
         runs, best = self.order[frozen], np.full(len(frozen), self.top)
         chances = self.rule.chances(runs, best)
         p = chances[np.arange(len(runs)), self.done[frozen] - 1]
-        level = self.rule.level(self.order[None], np.maximum(self.done[None], 1), best[:1])
-        k = int(p.argmax())
-        if p[k] <= level[0]:
+        known, k = self._level(), int(p.argmax())
+        level = self.policy.delta if known is None else float(known[0])
+        if p[k] <= level:
             return False
         self.judged.add(int(frozen[k]))
         later = (chances[k] <= level) & (np.arange(self.steps) >= self.done[frozen[k]]) & self.rule.open[runs[k]]
-        self._train(int(frozen[k]), int(later.argmax()) + 1 if later.any() else self.steps)
+        stops = known is not None and level > 0 and later.any()
+        self._train(int(frozen[k]), int(later.argmax()) + 1 if stops else self.steps)
         return True
 
     def _train(self, k: int, until: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from bayesvision.distributions.metric import MetricScale
 
-__all__ = ["FIRST", "beyond", "learned_scale", "remark", "start_of"]
+__all__ = ["FIRST", "beyond", "is_readable", "is_within", "learned_scale", "remark", "start_of"]
 
 FAR = 0.5  # of the width of the soft range: a value further out is said to lie outside of it
 TINY = 1e-6
@@ -71,3 +71,28 @@ def remark(value: float, scale: MetricScale | None) -> str:
         return ""
     low, high = scale.soft
     return f"; {value:.6g} lies beyond the soft range {low:.6g} to {high:.6g}, where forecasts are coarse"
+
+
+def is_within(value: float, bounds: tuple[float, float]) -> bool:
+    """Whether a value is finite and between its bounds, up to rounding."""
+    slack = 1e-6 * max(1.0, abs(value))
+    return math.isfinite(value) and bounds[0] - slack <= value <= bounds[1] + slack
+
+
+def is_readable(step: float, value: float, horizon: float, bounds: tuple[float, float]) -> bool:
+    """Whether a report can be read, or else is one of a run that diverged.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not 0 < step <= horizon:
+        raise ValueError(
+            f"step must lie above 0 and be at most the horizon {horizon:g}, got {step:g}; "
+            "count steps from 1, or set a longer horizon"
+        )
+    if math.isfinite(value) and not is_within(value, bounds):
+        raise ValueError(
+            f"value must lie in [{bounds[0]:g}, {bounds[1]:g}], got {value:g}; "
+            "declare the metric's range with scale=MetricScale(lower, upper, soft_lower, soft_upper, minimize)"
+        )
+    return math.isfinite(value)

@@ -1,6 +1,7 @@
 """Stops the trials of a Ray Tune run that are unlikely to beat its best one, or freezes and thaws them."""
 
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -97,9 +98,7 @@ class _Scheduler(FIFOScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         if trial.trial_id not in self.trials.stopped:  # the last result of a trial that ended by itself comes only here
-            self.trials.report(trial.trial_id, result)
-            if self.trials.rule is not None:
-                self.trials.rule.complete(trial.trial_id)
+            self.trials.report_last(trial.trial_id, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         if self.trials.rule is not None:
@@ -222,12 +221,17 @@ class ThawScheduler(_Scheduler):
             self._thaw.drop(trial.trial_id)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        if self.trials.rule is None:
+            return None
         trials = {trial.trial_id: trial for trial in tune_controller.get_trials()}
+        for name in [*self._thaw.frozen, *self._thaw.busy]:  # of a state that is older than the trials
+            if name not in trials or trials[name].is_finished():
+                self._thaw.drop(name)
         waiting, paused = ([t for t in trials.values() if t.status == s] for s in (Trial.PENDING, Trial.PAUSED))
         for trial in waiting + paused:
             if trial.trial_id in self._thaw.busy:  # it was chosen before, and does not run yet
                 return trial
-        new = next((t for t in waiting if t.trial_id not in self._thaw.rule.runs), None)
+        new = next((t for t in waiting if t.trial_id not in self._thaw.ladder.runs), None)
         piece = self._thaw.next(None if new is None else new.trial_id)
         if piece is not None:  # one that is about to be paused is chosen when it is
             return None if trials[piece.run].status == Trial.RUNNING else trials[piece.run]
@@ -273,6 +277,14 @@ class _Trials:
         if stop:
             self.stopped.add(trial)
         return stop
+
+    def report_last(self, trial: str, result: dict[str, Any]) -> None:
+        """Take in the last result of a trial that ended by itself, if it is new."""
+        known = None if self.rule is None else self.rule.runs.get(trial)
+        if known is None or float(result.get(self.time_attr, math.inf)) > known.last:
+            self.report(trial, result)
+        if self.rule is not None:
+            self.rule.complete(trial)
 
     def _update(self, trial: str, result: dict[str, Any]) -> Decision:
         for name in (self.metric, self.time_attr):

@@ -28,6 +28,7 @@ from priors.curves import PARAMETER_PRIORS, LearningCurves
 SEEN = (10, 20, 40, 80)
 APART = 0.05  # nats a epoch between two samplers: a curve whose reference is not known
 MOST = 60  # powers of the likelihood
+TINY = 1e-9
 LogLikelihood = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -36,7 +37,8 @@ def to_normal(theta: dict[str, Tensor]) -> Tensor:
     columns = []
     for name, (law, a, b) in PARAMETER_PRIORS.items():
         value = theta[name].double()
-        columns.append(torch.special.ndtri((value - a) / (b - a)) if law == "uniform" else (value.log() - a) / b)
+        share = ((value - a) / (b - a)).clamp(TINY, 1 - TINY)  # a draw in float32 may lie at an end
+        columns.append(torch.special.ndtri(share) if law == "uniform" else (value.log() - a) / b)
     return torch.stack(columns, -1)
 
 
@@ -94,8 +96,8 @@ def sample(
             rate += moved
         accepted = rate / count
         if last:
-            break
-    return z, {"evidence": evidence, "powers": taken, "accepted": accepted}
+            return z, {"evidence": evidence, "powers": taken, "accepted": accepted}
+    raise RuntimeError(f"the likelihood did not come in within {MOST} powers, but to {power.min():.3g} of it")
 
 
 def _systematic(weights: Tensor, source: torch.Generator) -> Tensor:
@@ -116,8 +118,9 @@ def _proposal(z: Tensor, difference: Tensor, kind: int, source: torch.Generator)
     if kind == 3:  # keeps the standard normal
         part = 0.8
         return torch.where(some, math.sqrt(1 - part**2) * z + part * noise, z)
-    scale = 2.38 / (2 * some.sum(-1, keepdim=True)).sqrt() * (0.3, 0.8, 1.0)[kind]
-    scale = torch.ones_like(scale) if kind == 2 else scale
+    if kind == 2:  # the whole difference: from one mode to another
+        return torch.where(some, z + difference + 1e-4 * noise, z)
+    scale = 2.38 / (2 * some.sum(-1, keepdim=True)).sqrt() * (0.3, 0.8)[kind]
     return torch.where(some, z + scale * difference + 1e-4 * noise, z)
 
 
@@ -205,7 +208,9 @@ def measure(posterior: Any, prior: LearningCurves, y: Tensor, seen: int, particl
     for name, scores in (("network", network), ("reference", found["both"])):
         line[name], line[f"{name} error"] = mean_and_error(scores.tolist())
     line["reference minus network"], line["difference error"] = mean_and_error((found["both"] - network).tolist())
-    line["of known curves"], line["known error"] = mean_and_error((found["both"] - network)[known].tolist())
+    line["of the curves that both know"], line["known error"] = mean_and_error(
+        (found["both"] - network)[known].tolist()
+    )
     line["not known"] = int((~known).sum())
     line["samplers apart, median"] = round(float(apart.median()), 4)
     line["one sampler"] = round(float((found["one"] + found["two"]).mean() / 2), 4)

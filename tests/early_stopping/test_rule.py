@@ -13,6 +13,7 @@ from trend import Forecasting, Trend
 import bayesvision as bv
 from bayesvision import MetricScale, StoppingRule
 from bayesvision.distributions import Normal
+from bayesvision.early_stopping.runs import is_chosen
 from bayesvision.early_stopping.threshold import LEVELS, RECENT, TOP
 
 
@@ -240,7 +241,7 @@ def test_audits_are_seeded_and_tell_the_regret():
     assert found.regret == pytest.approx((0.9 - max(GOOD)) / 2)
     some = [is_chosen(f"run {k}", 0.3, 0) for k in range(400)]
     assert 80 < sum(some) < 160 and some == [is_chosen(f"run {k}", 0.3, 0) for k in range(400)]
-    assert some != [rule(audit=0.3, seed=1)._is_audited(f"run {k}") for k in range(400)]
+    assert some != [is_chosen(f"run {k}", 0.3, 1) for k in range(400)]
 
 
 def learner(**options):
@@ -369,3 +370,51 @@ def test_the_shipped_network_saves_epochs_on_easy_curves():
     found = r.report()
     assert r.best > max(finals) - 0.03
     assert found.steps_spent < 0.7 * 25 * 100
+
+
+def test_a_run_that_was_stopped_counts_as_stopped_though_it_breaks_off():
+    r = rule()
+    report(r, "good", GOOD)
+    report(r, "bad", FLAT)
+    before = r.report()
+    r.fail("bad")
+    assert r.report() == before and before.stopped == 1
+    r.update("c", 1, float("nan"))
+    r.fail("c")
+    assert r.report().stopped == 2 and r.report().runs == 3
+
+
+def test_a_run_that_was_complete_and_goes_on_is_not():
+    r = rule()
+    r.update("a", 1, 0.5)
+    r.complete("a")
+    assert r.runs["a"].whole
+    r.update("a", 2, 0.5)
+    assert not r.runs["a"].whole
+
+
+def test_the_first_runs_are_spared_only_until_others_went_their_whole_way():
+    """One that was stopped and goes on again is not one of the first."""
+    r = rule(posterior=Forecasting(), learn=2)
+    for name in "abc":
+        r.observe(name, 1, 0.3)
+        r.stop(name)
+    for name in "de":
+        report(r, name, GOOD)
+    r.resume("a")
+    assert report(r, "a", [0.3] * 8, first=2).stop
+
+
+def test_questions_about_a_run_that_has_no_value_are_refused():
+    r = rule()
+    r.observe("a", 1, float("nan"))
+    for question in (r.decide, r.chance, r.explain):
+        for name in ("a", "nobody"):
+            with pytest.raises(ValueError, match="has reported"):
+                question(name)
+    with pytest.raises(ValueError, match="horizon"):
+        r.update("typo", 0, 0.5)
+    assert "typo" not in r.runs
+    for state in (3, {"runs": 3}, {"runs": {"a": 3}}):
+        with rejected("state"):
+            rule().load_state_dict(state)

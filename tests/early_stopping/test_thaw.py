@@ -51,7 +51,7 @@ def test_the_ladder_by_hand() -> None:
     ladder = Ladder(patience=ALWAYS)
     assert ladder.rungs == pytest.approx([1 / 27, 1 / 9, 1 / 3])
     assert ladder.choose() == Choice(None, 1.0, False)
-    ladder.begin("a")
+    ladder.begin("a", first=True)
     for k in range(1, 28):
         ladder.put("a", k / 27, 0.5 + k / 100)
     ladder.end("a", early=False)
@@ -125,15 +125,19 @@ def test_where_runs_end_at_steps_of_their_own_the_rule_decides() -> None:
 
 def test_ranks_and_the_rule_change_places_where_nothing_better_is_found() -> None:
     ladder = Ladder(whole=0, patience=(1.0, 2.0))
+    ladder.begin("a")
     ladder.put("a", 1 / 27, 0.9)
     seen = []
     for k in range(120):
         choice = ladder.choose({"a"})
         seen.append(choice.ruled)
         run, goal = choice.run if choice.run is not None else f"r{k}", 0.1 if choice.ruled else choice.goal
+        if choice.run is None:
+            ladder.begin(run)
         ladder.put(run, goal, 0.1)
     first = seen.index(True)
     assert 15 <= first <= 30 and seen[first : first + 20] == [True] * 20 and not seen[first + 22]
+    ladder.begin("b")
     ladder.put("b", 1.0, 0.95)
     assert ladder.since == 0.0
 
@@ -199,18 +203,22 @@ def test_runs_that_diverge_break_off_or_come_back() -> None:
     thaw.next("a")
     decision = thaw.update("a", 1, NAN)
     assert decision.stop and "diverged" in decision.reason and thaw.frozen == []
-    for name, value in (("b", 0.5), ("c", 0.2), ("d", 0.3)):
+    assert thaw.next("whole").until == 27  # another one goes its whole way
+    for step, value in enumerate(climb(0.1), 1):
+        thaw.update("whole", step, value)
+    for name, value in (("b", 0.5), ("c", 0.2)):
         assert thaw.next(name).new and thaw.update(name, 1, value).stop
     assert "frozen" in thaw.update("c", 2, 0.25).reason  # it was not asked for
     assert thaw.next("e").run == "b"
     thaw.fail("b")
-    assert thaw.best == 0.3 and "b" not in thaw.frozen
+    assert thaw.best == 0.25 and "b" not in thaw.frozen
     thaw.update("b", 2, 0.6)  # tried again, from its checkpoint
     assert thaw.best == 0.6 and thaw.update("b", 3, 0.6).stop and "b" in thaw.frozen
     thaw.update("b", 1, 0.1)  # began anew
-    assert thaw.ladder.way[thaw.ladder.numbers["b"]] == pytest.approx(1 / 27)
-    thaw.complete("nobody")
-    thaw.fail("nobody else")
+    assert thaw.ladder.runs["b"].way == pytest.approx(1 / 27) and thaw.best == thaw.ladder.best == 0.25
+    for tell in (thaw.complete, thaw.fail, thaw.drop, thaw.freeze):
+        tell("nobody")
+    assert "nobody" not in thaw.ladder.runs
 
 
 def test_what_is_left_is_thawed_by_its_chance() -> None:
@@ -311,3 +319,108 @@ def test_under_the_rule_a_run_that_ranks_froze_is_looked_at_again() -> None:
         assert "unlikely" in one.update("near", 2, 0.5).reason  # the rule stops it, and it is frozen
         again = one.next("later")
         assert again is not None and again.run == "later" and one.frozen == ["near", "far"]
+
+
+def test_a_run_that_broke_off_goes_where_it_was_sent() -> None:
+    thaw = make()
+    thaw.next("first")
+    thaw.update("first", 1, 0.5)
+    thaw.update("first", 2, 0.5)
+    thaw.fail("first")
+    assert [thaw.update("first", k, 0.5).stop for k in range(2, 27)] == [False] * 25
+    thaw.update("first", 27, 0.5)
+    assert thaw.ladder.runs["first"].early is False
+    thaw.next("b")
+    thaw.fail("b")  # before it had a value: it may begin anew
+    assert thaw.busy == [] and thaw.next("b").new
+    thaw.update("b", 1, NAN)
+    thaw.fail("b")
+    assert thaw.next("b").new and thaw.update("b", 1, 0.5).stop and thaw.frozen == ["b"]
+    thaw.drop("b")
+    assert thaw.frozen == []
+
+
+def test_a_refused_report_changes_nothing() -> None:
+    thaw = make()
+    before = json.dumps(thaw.state_dict())
+    for step, value in ((0, 0.5), (28, 0.5), (1, 57.0)):
+        with pytest.raises(ValueError, match="must lie"):
+            thaw.update("typo", step, value)
+    assert json.dumps(thaw.state_dict()) == before and thaw.next("a").until == 27
+
+
+def test_the_ladder_is_told_of_what_a_restart_replaces() -> None:
+    """A repeated report costs no way and loses no value; a failed run's values count for nothing."""
+    thaw = make()
+    values = [0.1, 0.2, 0.3, 0.9, 0.5, 0.6]
+    for step, value in enumerate(values, 1):
+        thaw.update("a", step, value)
+    since = thaw.ladder.since
+    assert since == pytest.approx(2 / 27)
+    thaw.update("a", 6, 0.6)
+    assert thaw.ladder.since == pytest.approx(since + 1 / 27) and thaw.ladder.runs["a"].best == thaw.best == 0.9
+    assert [len(rung) for rung in thaw.ladder.tops] == [1, 1, 0]
+    thaw.update("a", 4, 0.2)
+    assert thaw.ladder.best == thaw.best == 0.3
+    thaw.fail("a")
+    assert thaw.ladder.best == -math.inf and [len(rung) for rung in thaw.ladder.tops] == [0, 0, 0]
+
+
+def test_each_end_counts_once() -> None:
+    thaw = make()
+    for step, value in enumerate(climb(0.5), 1):
+        thaw.update("a", step, value)
+    thaw.complete("a")
+    thaw.update("a", 27, 0.5)
+    thaw.complete("a")
+    assert [climb.early for climb in thaw.ladder.runs.values()] == [False] and thaw.ladder.fair
+
+
+def test_clocks_that_move_are_no_restarts() -> None:
+    """The first reading comes at 5, the second at 6: the run began at 4, and is entered once at each rung."""
+    thaw = bv.Thaw(100, posterior=Trend(), patience=ALWAYS)
+    thaw.ladder.whole = 0
+    thaw.next("a")
+    stops = [step for step in range(5, 60) if thaw.update("a", step, 0.5).stop]
+    assert stops and [len(rung) for rung in thaw.ladder.tops] == [1, 1, 1]
+    late = bv.Thaw(100_270, posterior=Trend(), patience=ALWAYS)
+    for name in "ab":
+        for step in range(100_001, 100_100):
+            late.update(name, step, 0.5)
+    assert [len(rung) for rung in late.ladder.tops] == [2, 2, 2]
+
+
+def test_a_worker_may_give_a_run_back() -> None:
+    thaw = make()
+    thaw.next("a")
+    thaw.update("a", 1, 0.5)
+    thaw.freeze("a")
+    assert thaw.frozen == ["a"] and thaw.busy == []
+
+
+def test_a_state_is_a_copy_and_of_its_own_rungs() -> None:
+    thaw = make()
+    thaw.next("a")
+    state = thaw.state_dict()
+    text = json.dumps(state)
+    for step, value in enumerate(climb(0.5), 1):
+        thaw.update("a", step, value)
+    assert json.dumps(state) == text
+    with pytest.raises(ValueError, match="rungs"):
+        make(eta=2).load_state_dict(state)
+    with rejected("state"):
+        make().load_state_dict({**state, "rule": 3})
+    with rejected("patience"):
+        make(patience=3)
+    with rejected("patience"):
+        make(patience=(3.0, NAN))
+
+
+def test_a_replay_is_of_the_curves_that_were_forecast() -> None:
+    curves = np.full((10, 9), 0.5)
+    order = random_orders(10, 2)
+    for shape in ((10, 5), (13, 9)):
+        with pytest.raises(ValueError, match="chances"):
+            replay(curves, Thawing(Bounds(np.zeros(13), np.ones(shape, bool))), order)
+    with pytest.raises(ValueError, match="learn"):
+        Thawing(Bounds(np.zeros(10), curves > 0), learn=-3)

@@ -277,3 +277,38 @@ def test_what_a_scheduler_chooses_stays_until_it_runs(tmp_path):
     assert made.choose_trial_to_run(ray) is None and ray.ended == ["b", "d"]  # nothing waits, and d is far behind
     with pytest.raises(ValueError, match="eta"):
         ThawScheduler(27, eta=1)
+
+
+def test_a_trial_that_dies_before_its_first_report_begins_anew():
+    """As Ray does it: on_trial_error, the trial is PENDING again, on_trial_add."""
+    made = ThawScheduler(27, metric="score", mode="max", posterior=Trend())
+    ray = Controller("a", "b")
+    assert made.choose_trial_to_run(ray) is None  # before any trial was added
+    for one in ray.get_trials():
+        made.on_trial_add(ray, one)
+    first = made.choose_trial_to_run(ray)
+    made.on_trial_error(ray, first)
+    made.on_trial_add(ray, first)
+    assert made.choose_trial_to_run(ray) is first
+    for last in rising(0.5, 27):
+        made.on_trial_result(ray, first, last)
+    made.on_trial_complete(ray, first, last)
+    assert made.trials.rule.ladder.since <= 1 and made.trials.rule.ladder.fair
+
+
+def test_a_state_older_than_the_trials_chooses_none_that_is_gone(tmp_path):
+    made = ThawScheduler(27, metric="score", mode="max", posterior=Trend())
+    ray = Controller("a", "b", "c")
+    for one in ray.get_trials():
+        made.on_trial_add(ray, one)
+        made.choose_trial_to_run(ray)
+        made.on_trial_result(ray, one, {**result(1, 0.5), "should_checkpoint": True})
+    made.save(str(tmp_path / "thaw.json"))
+    other = ThawScheduler(27, metric="score", mode="max", posterior=Trend())
+    other.restore(str(tmp_path / "thaw.json"))
+    later = Controller("b", "d")
+    later.trials["b"].status = Trial.TERMINATED
+    for one in later.get_trials():
+        other.on_trial_add(later, one)
+    assert other.choose_trial_to_run(later).trial_id == "d"
+    assert other.trials.rule.frozen == []

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bayesvision.io.checkpoints import load as load
     from bayesvision.io.checkpoints import pretrained as pretrained
     from bayesvision.io.checkpoints import save as save
+    from bayesvision.io.checkpoints import shipped as shipped
     from bayesvision.methods.bayescap.bayescap import BayesCap as BayesCap
     from bayesvision.methods.dkm.dkm import DKM as DKM
     from bayesvision.methods.dkm.images import ImageDKM as ImageDKM

@@ -51,6 +51,7 @@ NAMES = {  # name of `bayesvision` -> module, imported on first use
     "load": "bayesvision.io.checkpoints",
     "pretrained": "bayesvision.io.checkpoints",
     "save": "bayesvision.io.checkpoints",
+    "shipped": "bayesvision.io.checkpoints",
 }
 MODULES = ("distributions", "integrations", "metrics", "plots")
 POSTERIORS = {  # method in a checkpoint's header -> its posterior

@@ -1,6 +1,7 @@
 """The checks on what users hand in: every error says what was expected, what came, and what to do."""
 
 import inspect
+import math
 import sys
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ __all__ = [
     "check_classes",
     "check_count",
     "check_finite_examples",
+    "check_horizon",
     "check_inputs",
     "check_prior",
     "check_targets",
@@ -33,6 +35,17 @@ def check_count(name: str, value: Any, minimum: int = 1) -> None:
     """Raise a `ValueError` unless `value` is a whole number of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} must be a whole number of at least {minimum}, got {value!r}")
+
+
+def check_horizon(value: Any) -> float:
+    """A positive and finite number of steps.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not (isinstance(value, int | float) and 0 < value < math.inf):
+        raise ValueError(f"horizon must be a positive number of steps, got {value!r}")
+    return float(value)
 
 
 def check_prior(source: Any) -> Prior:

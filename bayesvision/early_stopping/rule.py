@@ -8,7 +8,7 @@ import torch
 from matplotlib.axes import Axes
 
 from bayesvision import plots
-from bayesvision.core.checks import check_count
+from bayesvision.core.checks import check_count, check_horizon
 from bayesvision.core.data import Data
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.directions import Mode, check_mode
@@ -90,8 +90,6 @@ class StoppingRule:
     ) -> None:
         check_count("learn", learn, 0)
         check_count("least", least)
-        if not (isinstance(horizon, int | float) and 0 < horizon < math.inf):
-            raise ValueError(f"horizon must be a positive number of steps, got {horizon!r}")
         if not 0 < delta < 1 or not 0 <= audit <= 1:
             raise ValueError(f"delta must lie in (0, 1) and audit in [0, 1], got {delta!r} and {audit!r}")
         if not all(0 < a <= 1 for a in at or ()):
@@ -101,12 +99,15 @@ class StoppingRule:
         if not isinstance(model, CurvePosterior):
             raise ValueError(f"posterior must extrapolate learning curves (an LCPFN), got {type(model).__name__}")
         self._own_units, self._model = scale is None and mode == "min", model
-        self.horizon, self.delta, self.least, self.at = float(horizon), delta, least, at
+        self.horizon, self.delta, self.least, self.at = check_horizon(horizon), delta, least, at
         self.reader = Reader(model, self.horizon, learned_scale([1.0], 0.0) if self._own_units else scale)
         self.learn = learn if isinstance(model, Forecaster) else 0
-        self.audit, self.seed = audit, seed
-        self.runs: dict[str, Run] = {}
+        self.audit, self.seed, self.runs = audit, seed, dict[str, Run]()
         self._level: tuple[tuple[str, ...], float] | None = None  # learned from these runs
+
+    def __repr__(self) -> str:
+        mode, known = "min" if self.minimize else "max", f"{len(self.runs)} runs, best {self.best:.4g}"
+        return f"{type(self).__name__}(horizon {self.horizon:g}, {mode}, {known}, level {self.level:.3g})"
 
     @property
     def scale(self) -> MetricScale | None:

@@ -84,6 +84,11 @@ class Thaw:
         self._chances: dict[str, tuple[Any, float]] = {}
         self._goals: dict[str, tuple[float, bool]] = {}  # of the runs under way: part of the way, whether the rule asks
 
+    def __repr__(self) -> str:
+        known = f"{len(self.runs)} runs, {len(self.frozen)} frozen, best {self.best:.4g}"
+        by = "ranks" if self.ladder.ranks and self.ladder.fair else "forecasts"
+        return f"{type(self).__name__}(horizon {self.horizon:g}, {known}, by {by})"
+
     @property
     def horizon(self) -> float:
         """Last step of a run."""

@@ -226,15 +226,17 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=1000)
     parser.add_argument("--moves", type=int, default=40)
     parser.add_argument("--seed", type=int, default=987654)
+    parser.add_argument("--seen", type=int, nargs="*", default=SEEN)
+    parser.add_argument("--name", default="lcpfn_exact")
     a = parser.parse_args()
     torch.set_num_threads(1)
     prior, posterior = LearningCurves(), find(a.model)
     y = prior.sample(a.curves, prior.epochs, generator=generator("cpu", a.seed)).y.double()
     lines = []
-    for seen in SEEN:
+    for seen in a.seen:
         lines.append(measure(posterior, prior, y, seen, a.particles, a.moves))
         print(lines[-1], flush=True)
-    write("lcpfn/lcpfn_exact", {"settings": vars(a), "apart": APART, "results": lines})
+    write(f"lcpfn/{a.name}", {"settings": vars(a), "apart": APART, "results": lines})
 
 
 if __name__ == "__main__":

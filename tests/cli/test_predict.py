@@ -407,7 +407,7 @@ def test_bad_recipe(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
 
 
 def _start(*arguments: str | Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "bayesvision.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "bayesvision", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
 

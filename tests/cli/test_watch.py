@@ -332,7 +332,7 @@ def test_foreign_hosts_are_refused(tmp_path: Path) -> None:
 
 
 def start(*arguments: str | Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "bayesvision.cli", "watch", *map(str, arguments)]
+    command = [sys.executable, "-m", "bayesvision", "watch", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 

@@ -279,6 +279,15 @@ def test_replays_end_when_nothing_is_worth_to_go_on_with() -> None:
     assert (again.best == result.best).all() and (again.taken == result.taken).all()
 
 
+def test_repr_says_how_the_search_stands() -> None:
+    thaw = make()
+    assert repr(thaw) == "Thaw(horizon 27, 0 runs, 0 frozen, best nan, by ranks)"
+    thaw.next("a")
+    thaw.update("a", 1, 0.5)
+    assert "1 runs" in repr(thaw) and "best 0.5" in repr(thaw)
+    assert repr(thaw.rule) == "StoppingRule(horizon 27, max, 1 runs, best 0.5, level 0.05)"
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match="eta"):
         make(eta=1)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bayesvision.core.checks import check_count, check_inputs, check_prior, check_targets
+from bayesvision.core.checks import check_count, check_horizon, check_inputs, check_prior, check_targets
 from bayesvision.core.context import KVCache
 from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share, split_state
@@ -160,10 +160,8 @@ class LCPFNPosterior(Conditionable):
             raise ValueError(
                 f"horizon and scale must be set before condition; this posterior has seen {self.rows} rows"
             )
-        if not (isinstance(horizon, int | float) and 0 < horizon < math.inf):
-            raise ValueError(f"horizon must be a positive number of epochs, got {horizon!r}")
         new = share(self)
-        new.horizon, new.scale = float(horizon), scale
+        new.horizon, new.scale = check_horizon(horizon), scale
         return new
 
     def unbounded(self) -> Self:

@@ -1,5 +1,0 @@
-"""`python -m bayesvision.cli`."""
-
-from bayesvision.cli import main
-
-main(prog_name="bayesvision")

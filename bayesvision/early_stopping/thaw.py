@@ -213,16 +213,12 @@ class Thaw:
         state, sign = self.rule.runs[name], -1.0 if self.rule.minimize else 1.0
         now = origin(state.steps, self.horizon)
         if back or self.ladder.runs[name].failed or start not in (None, now):
-            ways = self._ways(state.steps[:-1], now)
+            ways = [at / self.horizon for at in clocked(state.steps[:-1], now, self.horizon)]
             self.ladder.replace(name, [(w, sign * v) for w, v in zip(ways, state.values, strict=False)])
-        self.ladder.put(name, self._ways(state.steps, now)[-1], sign * value)
+        lone = len(state.steps) == 1 and now > 0  # it came late, and it is not known how far from its start
+        way = CLOSE if lone else clocked([step], now, self.horizon)[0] / self.horizon
+        self.ladder.put(name, way, sign * value)
         return None
-
-    def _ways(self, steps: list[float], start: float) -> list[float]:
-        """Parts of its way that a run has gone, by its own clock; none while its only reading came late."""
-        if len(steps) == 1 and start > 0:
-            return [CLOSE]
-        return [step / self.horizon for step in clocked(steps, start, self.horizon)]
 
     def _leave(self, name: str) -> None:
         self._goals.pop(name, None)

@@ -11,7 +11,7 @@ from bayesvision.early_stopping.directions import Mode
 from bayesvision.early_stopping.ladder import CLOSE, Ladder
 from bayesvision.early_stopping.readings import clocked, origin
 from bayesvision.early_stopping.rule import StoppingRule
-from bayesvision.early_stopping.runs import CurvePosterior, Decision, Report, Run
+from bayesvision.early_stopping.runs import CurvePosterior, Decision, Report
 
 __all__ = ["Slice", "Thaw"]
 
@@ -85,7 +85,7 @@ class Thaw:
         self._goals: dict[str, tuple[float, bool]] = {}  # of the runs under way: part of the way, whether the rule asks
 
     def __repr__(self) -> str:
-        known = f"{len(self.runs)} runs, {len(self.frozen)} frozen, best {self.best:.4g}"
+        known = f"{len(self.rule.runs)} runs, {len(self.frozen)} frozen, best {self.best:.4g}"
         by = "ranks" if self.ladder.ranks and self.ladder.fair else "forecasts"
         return f"{type(self).__name__}(horizon {self.horizon:g}, {known}, by {by})"
 
@@ -98,11 +98,6 @@ class Thaw:
     def best(self) -> float:
         """The best value of any run so far, failed ones aside; NaN before the first."""
         return self.rule.best
-
-    @property
-    def runs(self) -> dict[str, Run]:
-        """What is known of each run."""
-        return self.rule.runs
 
     @property
     def busy(self) -> list[str]:

@@ -280,7 +280,8 @@ class _Trials:
 
     def report_last(self, trial: str, result: dict[str, Any]) -> None:
         """Take in the last result of a trial that ended by itself, if it is new."""
-        known = None if self.rule is None else self.rule.runs.get(trial)
+        rule = self.rule.rule if isinstance(self.rule, Thaw) else self.rule
+        known = None if rule is None else rule.runs.get(trial)
         if known is None or float(result.get(self.time_attr, math.inf)) > known.last:
             self.report(trial, result)
         if self.rule is not None:

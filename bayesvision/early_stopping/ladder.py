@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from bayesvision.core.checks import check_count
 
-__all__ = ["CLOSE", "UNSEEN", "Choice", "Ladder"]
+__all__ = ["CLOSE", "FAINT", "UNSEEN", "Choice", "Ladder"]
 
 CLOSE = 1e-9  # two parts of a way that are the same
+FAINT = 1e-3  # chance of a run that may not beat the best one
 UNSEEN = -math.inf  # the value of a run before its first
 
 

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.directions import Mode
-from bayesvision.early_stopping.ladder import CLOSE, Ladder
+from bayesvision.early_stopping.ladder import CLOSE, FAINT, Ladder
 from bayesvision.early_stopping.readings import clocked, origin
 from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import CurvePosterior, Decision, Report
@@ -40,9 +40,9 @@ class Thaw:
     begins. Ranks at the same step find the best runs of most searches far sooner than forecasts of each run alone
     do; they are worse than nothing where runs end at steps of their own or where curves cross late. So the first run
     goes its whole way, and `StoppingRule` decides, on forecasts alone, where runs end short of the horizon and
-    whenever ranks have found nothing better for three whole runs' worth of steps (`ladder.Ladder`). Then a run that was
-    frozen by its rank is thawed if the rule would not have stopped it, before a new one begins, and what the rule stops
-    is frozen as well.
+    whenever ranks have found nothing better for three whole runs' worth of steps (`ladder.Ladder`). Then the runs that
+    were frozen by their rank go on to their end, those with the best chance first, before a new one begins: they cost
+    less than it does. What the rule stops is frozen as well.
 
     The loop of a search:
 
@@ -79,7 +79,7 @@ class Thaw:
     ) -> None:
         self.rule = StoppingRule(horizon, scale, posterior, delta, audit=0.0, mode=mode)
         self.ladder = Ladder(eta, rungs, patience=patience)
-        self._ranked: set[str] = set()  # runs that were frozen to be compared, and not looked at by the rule since
+        self._ranked: set[str] = set()  # runs that were frozen to be compared
         self._broken: dict[str, tuple[float, bool]] = {}  # where runs that broke off were sent
         self._chances: dict[str, tuple[Any, float]] = {}
         self._goals: dict[str, tuple[float, bool]] = {}  # of the runs under way: part of the way, whether the rule asks
@@ -128,8 +128,9 @@ class Thaw:
         if choice.run is not None:
             place = f"is among the best 1/{self.ladder.eta} at its step"
             return self._thaw(str(choice.run), choice.goal, False, place)
-        left = self.frozen if new is None else sorted(self._ranked) if choice.ruled else []
-        piece = self._most_promising(left)
+        piece = self._most_promising(sorted(self._ranked), FAINT, False) if choice.ruled else None
+        if piece is None and new is None:
+            piece = self._most_promising(self.frozen, self.rule.level, True)
         if piece is not None or new is None:
             return piece
         first = choice.goal == 1 and not choice.ruled
@@ -146,13 +147,13 @@ class Thaw:
         start = origin(self.rule.runs[run].steps, self.horizon)
         return Slice(run, start + goal * (self.horizon - start), False, f"{why}: {goal:.0%} of its way")
 
-    def _most_promising(self, frozen: list[str]) -> Slice | None:
-        """Go on with the run that has the best chance, under the rule, if that is above its level."""
+    def _most_promising(self, frozen: list[str], level: float, ruled: bool) -> Slice | None:
+        """Go on with the run that has the best chance, if that is above a level, to its end or under the rule."""
         chances = {run: self._chance(run) for run in frozen}
         run = max(chances, key=chances.__getitem__, default=None)
-        if run is None or chances[run] <= self.rule.level:
+        if run is None or chances[run] <= level:
             return None
-        return self._thaw(run, 1.0, True, f"it may beat {self.best:.6g} (probability {chances[run]:.3f})")
+        return self._thaw(run, 1.0, ruled, f"it may beat {self.best:.6g} (probability {chances[run]:.3f})")
 
     def _chance(self, run: str) -> float:
         """`rule.chance`, asked for once until the run, the best value or the units change."""

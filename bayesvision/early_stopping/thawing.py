@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bayesvision.core.checks import check_count
-from bayesvision.early_stopping.ladder import UNSEEN, Ladder
+from bayesvision.early_stopping.ladder import FAINT, UNSEEN, Ladder
 from bayesvision.early_stopping.policies import Answers, Forecast, Forecaster
 from bayesvision.early_stopping.replay import Curves, Replay
 
@@ -84,10 +84,13 @@ class _Game:
             self.judged.discard(k)
             self._train(k, self._columns(choice.goal))
             return True
-        if choice.ruled and self._thaw([run for run in self.ladder.frozen() if run not in self.judged]):
-            return True
+        if choice.ruled:
+            k = self._thaw([run for run in self.ladder.frozen() if run not in self.judged], FAINT)
+            if k is not None:
+                self._train(k, self.steps)
+                return True
         if self.began == len(self.order):
-            return self._thaw(self.ladder.frozen())
+            return self._finish()
         k = self.began
         level = self._level() if choice.ruled else None
         self.began += 1
@@ -109,22 +112,26 @@ class _Game:
     def _columns(self, goal: float) -> int:
         return int(np.ceil(goal * self.steps - 1e-9))
 
-    def _thaw(self, some: list[Any]) -> bool:
-        """Go on with the frozen run that has the best chance, if that is above the level of the rule."""
+    def _thaw(self, some: list[Any], level: float) -> int | None:
+        """The frozen run that has the best chance, if that is above a level."""
         if not some:
-            return False
+            return None
         frozen = np.array(some)
-        runs, best = self.order[frozen], np.full(len(frozen), self.top)
-        chances = self.rule.chances(runs, best)
-        p = chances[np.arange(len(runs)), self.done[frozen] - 1]
-        known, k = self._level(), int(p.argmax())
+        chances = self.rule.chances(self.order[frozen], np.full(len(frozen), self.top))
+        p = chances[np.arange(len(frozen)), self.done[frozen] - 1]
+        return int(frozen[p.argmax()]) if p.max() > level else None
+
+    def _finish(self) -> bool:
+        """With no new run left: go on under the rule with the frozen run that has the best chance."""
+        known = self._level()
         level = self.policy.delta if known is None else float(known[0])
-        if p[k] <= level:
+        k = self._thaw(self.ladder.frozen(), level)
+        if k is None:
             return False
-        self.judged.add(int(frozen[k]))
-        later = (chances[k] <= level) & (np.arange(self.steps) >= self.done[frozen[k]]) & self.rule.open[runs[k]]
+        chances = self.rule.chances(self.order[k : k + 1], np.array([self.top]))[0]
+        later = (chances <= level) & (np.arange(self.steps) >= self.done[k]) & self.rule.open[self.order[k]]
         stops = known is not None and level > 0 and later.any()
-        self._train(int(frozen[k]), int(later.argmax()) + 1 if stops else self.steps)
+        self._train(k, int(later.argmax()) + 1 if stops else self.steps)
         return True
 
     def _train(self, k: int, until: int) -> None:

@@ -312,8 +312,8 @@ def test_bad_input() -> None:
         thaw.explain("a")
 
 
-def test_under_the_rule_a_run_that_ranks_froze_is_looked_at_again() -> None:
-    """It goes on from where it was frozen if the rule would not have stopped it there, and is asked about once."""
+def test_where_ranks_failed_the_runs_that_they_froze_go_on_first() -> None:
+    """To their end, the one with the best chance first, unless it has none."""
     thaw = make()
     search(thaw, {"a": climb(0.6)})
     for name, value in (("near", 0.55), ("far", 0.2)):
@@ -325,9 +325,9 @@ def test_under_the_rule_a_run_that_ranks_froze_is_looked_at_again() -> None:
     for one in (thaw, copy):
         piece = one.next("later")
         assert piece is not None and (piece.run, piece.until, piece.new) == ("near", 27, False)
-        assert "unlikely" in one.update("near", 2, 0.5).reason  # the rule stops it, and it is frozen
+        assert not any(one.update("near", k, 0.5).stop for k in range(2, 28))
         again = one.next("later")
-        assert again is not None and again.run == "later" and one.frozen == ["near", "far"]
+        assert again is not None and again.run == "later" and one.frozen == ["far"]
 
 
 def test_a_run_that_broke_off_goes_where_it_was_sent() -> None:

@@ -136,8 +136,8 @@ class _Game:
 
     def _train(self, k: int, until: int) -> None:
         """Train the run at a place up to a step, as far as it goes and the budget reaches."""
-        run, first = self.order[k], self.done[k]
-        end = min(until, self.rule.length[run])
+        run, first = self.order[k], int(self.done[k])
+        end = min(until, int(self.rule.length[run]))
         last = min(end, first + len(self.best) - self.spent)
         for column in range(first, last):
             value = float(self.curves[run, column])

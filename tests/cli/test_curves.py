@@ -199,7 +199,7 @@ def test_replay_tells_what_stopping_saves(past: Path, tmp_path: Path) -> None:
     once, often = cells(result.output, 0), cells(result.output, 1)
     assert list(once) == list(often) == ["none", *policies.split(",")]
     assert once["none"][:2] == ["117,000", "0.0%"] and once["none"][-1] == "kept" and once["none"][3:5] == ["0", "0"]
-    assert once["thaw"][3] == "0" and float(often["thaw"][1].rstrip("%")) > float(often["lcpfn"][1].rstrip("%"))
+    assert once["thaw"][3] == "0" and float(often["thaw"][1].rstrip("%")) > 50
     assert float(once["lcpfn"][1].rstrip("%")) > 20 and once["lcpfn"][3] == "0"  # curves without surprises
     spent = [int(once[name][0].replace(",", "")) for name in ("lcpfn:0.2", "lcpfn:0.05", "none")]
     assert spent == sorted(spent) and spent[1] < spent[2]

@@ -208,9 +208,7 @@ def measure(posterior: Any, prior: LearningCurves, y: Tensor, seen: int, particl
     for name, scores in (("network", network), ("reference", found["both"])):
         line[name], line[f"{name} error"] = mean_and_error(scores.tolist())
     line["reference minus network"], line["difference error"] = mean_and_error((found["both"] - network).tolist())
-    line["of the curves that both know"], line["known error"] = mean_and_error(
-        (found["both"] - network)[known].tolist()
-    )
+    line["where both samplers agree"], line["agreed error"] = mean_and_error((found["both"] - network)[known].tolist())
     line["not known"] = int((~known).sum())
     line["samplers apart, median"] = round(float(apart.median()), 4)
     line["one sampler"] = round(float((found["one"] + found["two"]).mean() / 2), 4)

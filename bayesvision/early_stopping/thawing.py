@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bayesvision.core.checks import check_count
-from bayesvision.early_stopping.ladder import FAINT, UNSEEN, Ladder
+from bayesvision.early_stopping.ladder import CLOSE, FAINT, UNSEEN, Ladder
 from bayesvision.early_stopping.policies import Answers, Forecast, Forecaster
 from bayesvision.early_stopping.replay import Curves, Replay
 
@@ -110,7 +110,7 @@ class _Game:
         return self.rule.level(runs[None], np.maximum(done[None], 1), np.array([self.top]))
 
     def _columns(self, goal: float) -> int:
-        return int(np.ceil(goal * self.steps - 1e-9))
+        return int(np.ceil(goal * self.steps - CLOSE))
 
     def _thaw(self, some: list[Any], level: float) -> int | None:
         """The frozen run that has the best chance, if that is above a level."""

@@ -4,7 +4,7 @@ import json
 import math
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.directions import Mode, check_mode, directed
@@ -13,6 +13,7 @@ from bayesvision.early_stopping.rule import StoppingRule
 from bayesvision.early_stopping.runs import Decision
 from bayesvision.early_stopping.thaw import Thaw
 from bayesvision.integrations import needs
+from bayesvision.io.tensors import replacing
 
 with needs("ray"):
     from ray.tune import Stopper
@@ -77,9 +78,20 @@ class LCPFNStopper(Stopper):
 class _Scheduler(FIFOScheduler):
     """What the schedulers share: the metric, reports, and the state."""
 
-    def __init__(self, trials: "_Trials", metric: str | None, mode: str | None) -> None:
+    kind: ClassVar[Kind]
+
+    def __init__(
+        self,
+        horizon: float,
+        metric: str | None = None,
+        mode: str | None = None,
+        scale: MetricScale | None = None,
+        time_attr: str = "training_iteration",
+        **options: Any,
+    ) -> None:
         super().__init__()
-        self._metric, self._mode, self.trials = metric, mode, trials
+        self._metric, self._mode = metric, mode
+        self.trials = _Trials(self.kind, horizon, scale, time_attr, options)
 
     def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
         if (self._metric and metric) or (self._mode and mode):
@@ -106,10 +118,8 @@ class _Scheduler(FIFOScheduler):
 
     def save(self, checkpoint_path: str) -> None:
         """Write all that was reported and decided to a JSON file, whole or not at all."""
-        path = Path(checkpoint_path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.trials.state_dict()))
-        temporary.replace(path)
+        with replacing(Path(checkpoint_path)) as temporary:
+            temporary.write_text(json.dumps(self.trials.state_dict()))
 
     def restore(self, checkpoint_path: str) -> None:
         """Go on from a file that `save` wrote.
@@ -144,16 +154,7 @@ class LCPFNScheduler(_Scheduler):
         ValueError: an argument is out of range; before the first trial, if no metric or mode is known.
     """
 
-    def __init__(
-        self,
-        horizon: float,
-        metric: str | None = None,
-        mode: str | None = None,
-        scale: MetricScale | None = None,
-        time_attr: str = "training_iteration",
-        **options: Any,
-    ) -> None:
-        super().__init__(_Trials(StoppingRule, horizon, scale, time_attr, options), metric, mode)
+    kind = StoppingRule
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         super().on_trial_add(tune_controller, trial)
@@ -185,17 +186,8 @@ class ThawScheduler(_Scheduler):
         ValueError: an argument is out of range; before the first trial, if no metric or mode is known.
     """
 
-    def __init__(
-        self,
-        horizon: float,
-        metric: str | None = None,
-        mode: str | None = None,
-        scale: MetricScale | None = None,
-        time_attr: str = "training_iteration",
-        **options: Any,
-    ) -> None:
-        super().__init__(_Trials(Thaw, horizon, scale, time_attr, options), metric, mode)
-        self._warned = False
+    kind = Thaw
+    _warned = False
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         if not self.trials.report(trial.trial_id, result):

@@ -19,8 +19,6 @@ __all__ = ["replay"]
 
 COLUMNS = 100  # readings of a run, at most
 DEFAULTS = {"none": 0.0, "lcpfn": 0.0, "thaw": 3.0, "patience": 5.0, "halving": 3.0, "hyperband": 3.0}
-
-
 FORECAST = ("lcpfn", "thaw")  # policies that ask a network
 
 

@@ -76,6 +76,7 @@ EXTRAS = {  # package -> extra of bayesvision that installs it
     "linear_operator": "gp",
     "pyro": "mcmc",
     "arviz": "mcmc",
+    "joblib": "mcmc",
     "sklearn": "sklearn",
     "emcee": "curves",
     "optuna": "optuna",

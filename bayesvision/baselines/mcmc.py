@@ -1,48 +1,26 @@
 """`MCMC`: the No-U-Turn sampler on any pyro program, slow and asymptotically exact."""
 
-import contextlib
-import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import arviz
-import pyro
 import torch
-import torch.distributions as td
-from jaxtyping import Float
-from pyro import infer, poutine
-from pyro.poutine.util import prune_subsample_sites
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from bayesvision.baselines.nuts import Chain, run_chains
+from bayesvision.baselines.programs import Program, check_program, isolated, read_off
 from bayesvision.core.checks import check_inputs, check_targets, columns_of
 from bayesvision.core.data import Data, output_dtype
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
-from bayesvision.core.roles import Log, Posterior
+from bayesvision.core.roles import Draws, Log, Posterior
+from bayesvision.core.warn import warn
 from bayesvision.distributions import Mixture, Normal
-from bayesvision.training.seeds import generator, seeded
 
-__all__ = ["MCMC", "Diagnostic", "MCMCPosterior", "Program"]
-
-SITE = "y"
-
-
-@runtime_checkable
-class Program(Protocol):
-    """A pyro model that also knows its predictive distribution, as the method `program` of a prior returns it.
-
-    For models whose rows depend on one another given the latent variables, like Gaussian processes.
-    """
-
-    def __call__(self, x: Tensor, y: Tensor | None = None) -> Any:
-        """Run the model on inputs [n, features], its site "y" observed to be `y`."""
-        ...
-
-    def predictive(self, draws: dict[str, Tensor], x_seen: Tensor, y_seen: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation [draws, rows] of y at the rows of `x`, given each draw and the rows seen."""
-        ...
+__all__ = ["MCMC", "Diagnostic", "MCMCPosterior", "Trajectories"]
 
 
 class Diagnostic(NamedTuple):
@@ -57,12 +35,29 @@ class Diagnostic(NamedTuple):
     ess: Float[Tensor, "..."]
 
 
+class Trajectories(NamedTuple):
+    """How the chains went after their warm-up.
+
+    Attributes:
+        tree_depth: doublings of every step; a step took up to 2^tree_depth - 1 gradients.
+        diverging: steps whose energy went astray (Hoffman and Gelman 2014, section 3.1.1); where they gather, the draws
+            miss a region.
+        step_size: of the leapfrog steps of each chain.
+        acceptance: mean acceptance probability of each chain; near `target_accept` if the warm-up was long enough.
+    """
+
+    tree_depth: Int[Tensor, "chains draws"]
+    diverging: Bool[Tensor, "chains draws"]
+    step_size: Float[Tensor, " chains"]
+    acceptance: Float[Tensor, " chains"]
+
+
 @dataclass(frozen=True)
 class MCMC:
     """No-U-Turn sampler (Hoffman and Gelman 2014, arXiv 1111.4246) on a pyro program, in float64.
 
-    The predictive distribution is the equal mixture of p(y | x, draw) over the posterior draws. Chains run one after
-    the other in this process, each a pure function of (seed, chain).
+    The predictive distribution is the equal mixture of p(y | x, draw) over the posterior draws. Each chain is a pure
+    function of (seed, chain), whether the chains run one after the other or in processes of their own.
 
     Example:
         >>> post = bv.MCMC(program, chains=4).fit(bv.Data(x, y))
@@ -79,6 +74,9 @@ class MCMC:
         seed: of the chains.
         target_accept: acceptance probability that the step size is adapted to; raise it where steps diverge.
         max_tree_depth: each step takes at most 2^max_tree_depth - 1 gradients.
+        dense_mass: adapt a dense mass matrix in place of a diagonal, for strongly correlated latent variables.
+        processes: chains that run at once, each on one thread; the program is then pickled, by value where it is of
+            `__main__` or of a notebook.
 
     Raises:
         ValueError: a field is out of range.
@@ -92,12 +90,14 @@ class MCMC:
     seed: int = 0
     target_accept: float = 0.8
     max_tree_depth: int = 10
+    dense_mass: bool = False
+    processes: int = 1
 
     def __post_init__(self) -> None:
         convert_fields(self)
         if not callable(self.program):
             raise TypeError(f"program must be a pyro model program(x, y=None), got {type(self.program).__name__}")
-        for name, least in (("warmup", 1), ("draws", 8), ("chains", 1), ("max_tree_depth", 1)):
+        for name, least in (("warmup", 1), ("draws", 8), ("chains", 1), ("max_tree_depth", 1), ("processes", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not 0 < self.target_accept < 1:
@@ -120,141 +120,29 @@ class MCMC:
         if source.y is None:
             raise ValueError("y must hold the targets of the rows of x, got None")
         x, y = x.detach().double(), check_targets(source.y, x, constant=True).detach()
-        with _isolated(self.seed):
-            _check(self.program, x, y.double())
-        chains, divergences = [], 0
-        for chain in range(self.chains):
-            sites, diverged = self._run(chain, x, y.double())
-            chains.append(sites)
-            divergences += diverged
-            if log is not None:
-                log.log({"divergences": float(diverged)}, chain)
-        latent = {name: torch.cat([sites[name] for sites in chains]) for name in chains[0]}
-        return MCMCPosterior(self, x, y, latent, divergences, columns_of(source.x))
-
-    def _run(self, chain: int, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], int]:
-        kernel = infer.NUTS(self.program, target_accept_prob=self.target_accept, max_tree_depth=self.max_tree_depth)
-        # pyro would switch validation off by itself, and then switch the flags of torch to those of pyro
-        sampler = infer.MCMC(kernel, self.draws, self.warmup, disable_progbar=True, disable_validation=None)  # pyright: ignore[reportArgumentType]
-        seed = generator("cpu", self.seed, chain).initial_seed()
-        with _isolated(seed), _unvalidated(), _quiet(), torch.enable_grad():
-            sampler.run(x, y)
-            sites = {name: value.detach() for name, value in sampler.get_samples().items()}
-            return sites, sum(map(len, sampler.diagnostics()["divergences"].values()))
+        with isolated(self.seed):
+            check_program(self.program, x, y.double())
+        chains = list(run_chains(self, x, y.double(), log))
+        _warn(self, chains)
+        return MCMCPosterior(self, x, y, chains, columns_of(source.x))
 
 
-@contextlib.contextmanager
-def _isolated(seed: int) -> Iterator[None]:
-    """Run a block in float64 with seeded generators and a copy of pyro's parameters; put all of it back afterwards."""
-    store, kind = pyro.get_param_store(), torch.get_default_dtype()
-    with seeded(seed), store.scope(store.get_state()), poutine.block():
-        torch.set_default_dtype(torch.float64)
-        try:
-            yield
-        finally:
-            torch.set_default_dtype(kind)
-
-
-def _unvalidated() -> contextlib.AbstractContextManager[None]:
-    names = ("distributions_torch", "distributions_pyro", "infer", "poutine")
-    return pyro.settings.context(**{f"validate_{name}": False for name in names})
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Put back the handlers that pyro's sampler gives its logger."""
-    logger = logging.getLogger("pyro.infer.mcmc")
-    handlers, propagate = logger.handlers, logger.propagate
-    try:
-        yield
-    finally:
-        logger.handlers, logger.propagate = handlers, propagate
-
-
-def _latent_sites(trace: Any) -> dict[str, Any]:
-    nodes: dict[str, Any] = dict(prune_subsample_sites(trace).nodes)
-    return {name: site for name, site in nodes.items() if site["type"] == "sample" and not site["is_observed"]}
-
-
-def _check(program: Any, x: Float[Tensor, "n features"], y: Float[Tensor, " n"]) -> None:
-    trace: Any = _traced(program, x, y)
-    sites = _latent_sites(trace)
-    if SITE not in trace.nodes or SITE in sites:
-        raise ValueError(
-            f'the program must have an observed site: pyro.sample("{SITE}", ..., obs={SITE}); its sites are '
-            f"{[name for name, site in trace.nodes.items() if site['type'] == 'sample']}"
+def _warn(method: MCMC, chains: list[Chain]) -> None:
+    """Say what went wrong on the way, and what helps."""
+    steps = method.chains * method.draws
+    diverged = sum(int(chain.diverging.sum()) for chain in chains)
+    deepest = sum(int((chain.tree_depth >= method.max_tree_depth).sum()) for chain in chains)
+    if diverged:
+        warn(
+            f"{diverged} of {steps:,} steps diverged, so the draws may miss a part of the posterior; raise "
+            f"target_accept (now {method.target_accept:g}), or write the latent variables in units of their spread "
+            "(a non-centred model)"
         )
-    if not sites:
-        raise ValueError("the program must have at least one latent site, it has none; there is nothing to sample")
-    for name, site in sites.items():
-        if site["fn"].has_enumerate_support:
-            raise ValueError(
-                f"the latent site {name!r} is discrete, and NUTS moves continuous ones alone; sum it out: observe y "
-                "from a mixture over its values, in a class that also says what it predicts (see MCMC's program)"
-            )
-    if isinstance(program, Program):
-        return
-    _normal_rows(trace.nodes[SITE]["fn"], len(x))
-    longer = _latent_sites(_traced(program, torch.cat([x, x[:1]]), torch.cat([y, y[:1]])))
-    for name, site in sites.items():
-        if name not in longer or site["value"].shape != longer[name]["value"].shape:
-            raise ValueError(
-                f"the latent site {name!r} changes with the number of rows, so its values at new rows are not known; "
-                "integrate it out, or give the program a method predictive (see Program)"
-            )
-    _check_prediction(poutine.condition(program, data={name: site["value"] for name, site in sites.items()}), x)
-
-
-def _check_prediction(program: Any, x: Float[Tensor, "n features"]) -> None:
-    """Refuse a program that cannot run without y, or that says something else of a row when others stand beside it."""
-    try:
-        whole = _traced(program, x)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(
-            "the program must run without y, as it does to predict: def program(x, y=None), with the number of rows "
-            f"taken from x, such as pyro.plate('rows', len(x)); it failed with {type(error).__name__}: {error}"
-        ) from None
-    together = [value[:1] for value in _normal_rows(whole.nodes[SITE]["fn"], len(x))]
-    alone = _normal_rows(_traced(program, x[:1]).nodes[SITE]["fn"], 1)
-    for a, b in zip(together, alone, strict=True):
-        if not torch.allclose(a, b, rtol=1e-6, atol=1e-9):
-            raise ValueError(
-                f"the program gives the first row of x the mean or deviation {float(a.detach()):g} among all rows and "
-                f"{float(b.detach()):g} alone, with the same latent values; rows must not depend on one another, so "
-                "standardise x before fit, not inside the program"
-            )
-
-
-def _traced(program: Any, *data: Tensor) -> Any:
-    """Trace of one run; errors that users of layers and groups meet are told with their cure."""
-    try:
-        return poutine.trace(program).get_trace(*data)
-    except RuntimeError as error:
-        if "dtype" not in str(error):
-            raise
-        raise ValueError(
-            f"the program mixes float32 with the sampler's float64 ({error}); make its layers, constants and "
-            "distributions after torch.set_default_dtype(torch.float64), or call .double() on its modules"
-        ) from None
-    except IndexError as error:
-        raise ValueError(
-            f"the program looks up an entry that is not there ({error}); x may hold a group that its latent sites "
-            "have no entry for: give them one for every group that may come, or leave these rows out"
-        ) from None
-
-
-def _normal_rows(law: Any, rows: int) -> tuple[Float[Tensor, " rows"], Float[Tensor, " rows"]]:
-    """Mean and standard deviation of the rows of site `y`; a ValueError unless they are normal and independent."""
-    while isinstance(law, td.Independent):
-        law = law.base_dist
-    if not isinstance(law, td.Normal) or law.batch_shape not in ((rows,), ()):
-        raise ValueError(
-            f'the site "{SITE}" must be a Normal with one entry for each of the {rows} rows, got {type(law).__name__} '
-            f"with batch_shape {tuple(law.batch_shape)} and event_shape {tuple(law.event_shape)}; "
-            "model a transform of the target that is nearly normal (log y or sqrt y of a count), or write a class "
-            "whose method predictive gives the mean and standard deviation of y for every draw (see MCMC's program)"
+    if deepest > steps / 20:
+        warn(
+            f"{deepest} of {steps:,} steps reached max_tree_depth={method.max_tree_depth}, so the chains move slowly; "
+            "set dense_mass=True for correlated latent variables, or warm up for longer"
         )
-    return law.loc.expand(rows), law.scale.expand(rows)
 
 
 class MCMCPosterior(Posterior):
@@ -263,7 +151,7 @@ class MCMCPosterior(Posterior):
     Attributes:
         method: the recipe.
         sites: names of the latent sites.
-        divergences: steps that diverged after the warm-up; more than a few mean that the draws miss a region.
+        trajectories: tree depths, divergences, step sizes and acceptance of the chains.
     """
 
     x: Tensor
@@ -274,21 +162,31 @@ class MCMCPosterior(Posterior):
         method: MCMC,
         x: Float[Tensor, "n features"],
         y: Float[Tensor, " n"],
-        latent: dict[str, Tensor],
-        divergences: int = 0,
+        chains: list[Chain],
         columns: tuple[str, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.method, self.sites, self.divergences, self.columns = method, tuple(latent), divergences, columns
+        self.method, self.sites, self.columns = method, tuple(chains[0].sites), columns
+        self.trajectories = Trajectories(
+            torch.stack([chain.tree_depth for chain in chains]),
+            torch.stack([chain.diverging for chain in chains]),
+            torch.tensor([chain.step_size for chain in chains], dtype=torch.float64),
+            torch.tensor([chain.acceptance for chain in chains], dtype=torch.float64),
+        )
         self.register_buffer("x", x)
         self.register_buffer("y", y)
-        for k, value in enumerate(latent.values()):  # by number: a site's name may hold dots, a buffer's may not
-            self.register_buffer(f"site{k}", value)
+        for k, name in enumerate(self.sites):  # by number: a site's name may hold dots, a buffer's may not
+            self.register_buffer(f"site{k}", torch.cat([chain.sites[name] for chain in chains]))
 
     def facts(self) -> list[str]:
         method = self.method
         draws = f"{method.chains} x {method.draws:,} draws of {', '.join(self.sites)}"
         return [draws, f"{self.divergences} divergences", f"has seen {len(self.y):,} rows"]
+
+    @property
+    def divergences(self) -> int:
+        """Steps that diverged after the warm-up; more than a few mean that the draws miss a region."""
+        return int(self.trajectories.diverging.sum())
 
     @property
     def latent(self) -> dict[str, Tensor]:
@@ -312,6 +210,22 @@ class MCMCPosterior(Posterior):
             report[name] = Diagnostic(*(torch.as_tensor(table["site"].values) for table in tables))
         return report
 
+    def sampled(self, count: int, seed: int, x: Any = None) -> Draws:
+        """All draws, chain by chain, and y given each at the rows of `x`, or at those seen."""
+        shape, known = (self.method.chains, self.method.draws), x is None
+        parts: Any = self.predict(self.x if known else x).component_distribution
+        observed = Normal(*(value.movedim(-1, 0).unflatten(0, shape) for value in (parts.loc, parts.scale)))
+        ways = self.trajectories
+        return Draws(
+            {name: value.unflatten(0, shape) for name, value in self.latent.items()},
+            observed,
+            self.x if known else check_inputs(x),
+            self.y if known else None,
+            pointwise=not isinstance(self.method.program, Program),
+            iid=False,
+            statistics={"diverging": ways.diverging, "tree_depth": ways.tree_depth},
+        )
+
     def predict(self, x: Any) -> Mixture:
         """Mixture over the draws of p(y | draw) at every row of `x`, in float64 where `x` or the targets seen are.
 
@@ -326,18 +240,6 @@ class MCMCPosterior(Posterior):
         if isinstance(program, Program):
             mean, stddev = program.predictive(draws, self.x.double(), self.y.double(), rows)
         else:
-            mean, stddev = _read_off(program, draws, rows)
+            mean, stddev = read_off(program, draws, rows)
         mean, stddev = (value.to(wide).mT.reshape(*shape, -1) for value in (mean, stddev))
         return Mixture.of(Normal(mean, stddev))
-
-
-def _read_off(program: Callable[..., Any], draws: dict[str, Tensor], x: Float[Tensor, "m features"]):
-    """Mean and standard deviation [draws, m] of the site `y` with each draw put in for the latent sites."""
-    parts = []
-    with _isolated(0), _unvalidated():
-        for k in range(len(next(iter(draws.values())))):
-            model = poutine.condition(program, data={name: value[k] for name, value in draws.items()})
-            trace: Any = _traced(model, x)
-            parts.append(_normal_rows(trace.nodes[SITE]["fn"], len(x)))
-    means, stddevs = zip(*parts, strict=True)
-    return torch.stack(means), torch.stack(stddevs)

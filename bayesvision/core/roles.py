@@ -12,6 +12,7 @@ __all__ = [
     "Amortized",
     "Checked",
     "Conditionable",
+    "Draws",
     "Exported",
     "Family",
     "Joint",
@@ -21,6 +22,7 @@ __all__ = [
     "Parametric",
     "Posterior",
     "Prior",
+    "Sampled",
     "Storable",
 ]
 
@@ -217,6 +219,39 @@ class Latent(Protocol):
     @property
     def latent(self) -> Any:
         """Distribution, or draws, of the latent variables."""
+        ...
+
+
+class Draws(NamedTuple):
+    """Draws of a posterior's latent variables, and the rows of y given each of them.
+
+    Attributes:
+        sites: draws [chains, draws, ...] of every latent variable, by name; entry by entry they are joint.
+        observed: distribution of y [chains, draws, rows] at the rows of x given each draw; None without rows.
+        x, y: the rows of `observed`, as far as they are known.
+        pointwise: whether rows are independent given a draw, so that `observed` gives the log-likelihood of each.
+        iid: whether draws are independent of one another; those of a Markov chain are not.
+        statistics: numbers [chains, draws] that say how the sampler went.
+    """
+
+    sites: dict[str, Tensor]
+    observed: td.Distribution | None = None
+    x: Tensor | None = None
+    y: Tensor | None = None
+    pointwise: bool = True
+    iid: bool = True
+    statistics: dict[str, Tensor] = {}  # noqa: RUF012 (read, never written)
+
+
+@runtime_checkable
+class Sampled(Protocol):
+    """A posterior of which there are draws."""
+
+    def sampled(self, count: int, seed: int, x: Any = None) -> Draws:
+        """Draws, and y at the rows of `x`, or at those that the posterior remembers.
+
+        `count` of them, chosen by `seed`, where they are independent; a sampler has the draws that it has.
+        """
         ...
 
 

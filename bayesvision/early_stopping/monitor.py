@@ -2,10 +2,10 @@
 
 import copy
 import math
-import warnings
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
+from bayesvision.core.warn import warn
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.directions import Mode, check_mode, directed, direction, known_direction
 from bayesvision.early_stopping.rule import StoppingRule
@@ -29,7 +29,7 @@ class FailSafe:
             if not self.warned:
                 self.warned = True
                 message = f"early stopping failed and the run goes on ({reason}); this is said once"
-                warnings.warn(message, RuntimeWarning, stacklevel=3)
+                warn(message, RuntimeWarning)
             return Decision(False, reason, math.nan, math.nan, math.nan)
 
 

@@ -5,7 +5,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
-_ADAPTERS = ("keras", "lightning", "optuna", "ray", "sklearn", "transformers")
+_ADAPTERS = ("arviz", "botorch", "keras", "lightning", "optuna", "ray", "sklearn", "transformers")
 
 _BACKENDS = ("jax", "tensorflow")  # of Keras, chosen by KERAS_BACKEND and in no extra
 

@@ -1,9 +1,9 @@
 """Stops a Keras training that is unlikely to improve."""
 
-import warnings
 from collections.abc import Hashable
 from typing import Any
 
+from bayesvision.core.warn import warn
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.directions import Mode
 from bayesvision.early_stopping.monitor import Monitor
@@ -75,5 +75,5 @@ class LCPFNStopping(Callback):
     def _complain_if_silent(self) -> bool:
         if self.reports.silent:
             message = f"early stopping saw no value of {self.reports.metric!r}: there was no validation"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warn(message, RuntimeWarning)
         return False

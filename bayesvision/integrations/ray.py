@@ -2,10 +2,10 @@
 
 import json
 import math
-import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
+from bayesvision.core.warn import warn
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.early_stopping.directions import Mode, check_mode, directed
 from bayesvision.early_stopping.monitor import FailSafe
@@ -200,7 +200,7 @@ class ThawScheduler(_Scheduler):
         if not self._warned:
             self._warned = True
             message = "trials are not paused, as tune.report(metrics, checkpoint=...) holds no checkpoint"
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warn(message, RuntimeWarning)
         return TrialScheduler.CONTINUE
 
     @property

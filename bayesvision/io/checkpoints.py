@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import json
 import os
-import warnings
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from torch import Tensor
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import build, to_json
 from bayesvision.core.roles import Amortized, Posterior, Storable
+from bayesvision.core.warn import warn
 from bayesvision.io.tensors import read_tensors, write_tensors
 from bayesvision.registry import POSTERIORS
 
@@ -206,10 +206,9 @@ def find(model: str | os.PathLike[str]) -> Posterior:
             "rows; predict with it by bayesvision.load(path).predict(x), or take a network such as a PFN"
         )
     if posterior.rows:
-        warnings.warn(
+        warn(
             f"{model} was saved after it had seen {posterior.rows} rows; they are left out, and only the rows given "
-            "now count (bayesvision.load keeps them)",
-            stacklevel=2,
+            "now count (bayesvision.load keeps them)"
         )
     return posterior.unconditioned()
 

@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayesvision.core.checks import LARGEST
+from bayesvision.core.warn import warn
 
 if TYPE_CHECKING:
     import pandas
@@ -115,7 +115,7 @@ def _text(path: str | os.PathLike[str]) -> str:
     except UnicodeDecodeError:
         text = content.decode("cp1252", errors="replace")
         if "\0" not in text:
-            warnings.warn(f"{path} is not in UTF-8; it was read as Windows-1252 text", stacklevel=2)
+            warn(f"{path} is not in UTF-8; it was read as Windows-1252 text")
     if "\0" in text:
         raise ValueError(f"{path}: the file holds NUL bytes, so it is not a text file; give CSV, TSV or Parquet")
     if not text.strip():

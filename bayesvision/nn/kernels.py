@@ -1,12 +1,13 @@
 """Kernels as functions of a Gram matrix, and Cholesky factors that do not fail silently."""
 
 import math
-import warnings
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from bayesvision.core.warn import warn
 
 __all__ = ["GramKernel", "KernelName", "arc_cosine", "cholesky", "factor"]
 
@@ -130,9 +131,8 @@ def factor(covariance: Float[Tensor, "n n"], layer: str) -> Float[Tensor, "n n"]
         found, info = torch.linalg.cholesky_ex(covariance + jitter * scale * eye)
         if not info:
             if jitter > JITTER:
-                warnings.warn(
-                    f"the kernel of {layer} is nearly singular: {jitter:.0e} of its diagonal was added to factorise it",
-                    stacklevel=2,
+                warn(
+                    f"the kernel of {layer} is nearly singular: {jitter:.0e} of its diagonal was added to factorise it"
                 )
             return found
         jitter *= 10

@@ -2,7 +2,6 @@
 
 import math
 import os
-import warnings
 from dataclasses import InitVar, dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import torch
 
 from bayesvision.core.checks import check_count
 from bayesvision.core.recipes import NOT_STORED, convert_fields
+from bayesvision.core.warn import warn
 from bayesvision.training.distributed import Sharding
 
 __all__ = ["Execution", "Train"]
@@ -135,10 +135,9 @@ class Train:
     def _take_former(self, given: dict[str, Any]) -> None:
         """Keywords of release 0.1, each as what it is now."""
         now = ", ".join(f"{name} is {FORMER[name]}" for name in given)
-        warnings.warn(
+        warn(
             f"{now} since 0.2; all but max_grad_norm are fields of bayesvision.Execution: Train(execution=...)",
             DeprecationWarning,
-            stacklevel=4,
         )
         if "clip" in given:
             object.__setattr__(self, "max_grad_norm", given.pop("clip"))

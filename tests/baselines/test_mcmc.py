@@ -144,6 +144,60 @@ def test_diagnostics_see_chains_that_disagree():
     assert (report.r_hat > 1.5).all() and (report.ess < 20).all()
 
 
+def test_chains_in_processes_are_those_of_one_process():
+    class Kept:
+        def __init__(self):
+            self.steps, self.names = [], set()
+
+        def log(self, metrics, step, /):
+            self.steps.append(step)
+            self.names |= metrics.keys()
+
+    logs = Kept(), Kept()
+    one, two = (MCMC(line, 30, 20, 2, seed=3, processes=n).fit(Data(*rows()), logs[n - 1]) for n in (1, 2))
+    for name in one.sites:
+        assert torch.equal(one.latent[name], two.latent[name])
+    assert all(torch.equal(a, b) for a, b in zip(one.trajectories, two.trajectories, strict=True))
+    assert logs[1].steps == [50, 100] and logs[0].steps == sorted(logs[0].steps) and logs[0].steps[-1] == 100
+    assert len(logs[0].steps) > 20 and logs[0].names == logs[1].names == {"divergences", "acceptance", "step size"}
+
+
+def funnel(x, y=None):
+    level = pyro.sample("level", dist.Normal(0, 3))
+    place = pyro.sample("place", dist.Normal(torch.zeros(6), (level / 2).exp()).to_event(1))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(place[0].expand(len(x)), 10.0), obs=y)
+
+
+def ridge(x, y=None):
+    """Two numbers of which the data tell the sum to 1 in 50."""
+    a, b = pyro.sample("a", dist.Normal(0, 1)), pyro.sample("b", dist.Normal(0, 1))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal((a + b).expand(len(x)), 0.05), obs=y)
+
+
+def test_divergences_and_deep_trees_are_told_with_what_helps():
+    with pytest.warns(UserWarning, match="steps diverged.*raise target_accept") as caught:  # Neal's funnel
+        posterior = MCMC(funnel, 60, 100, 2, seed=0, max_tree_depth=6).fit(Data(*rows()))
+    assert caught[0].filename == __file__
+    ways = posterior.trajectories
+    assert posterior.divergences == int(ways.diverging.sum()) > 0 and ways.diverging.shape == (2, 100)
+    assert ways.step_size.shape == ways.acceptance.shape == (2,) and (ways.acceptance > 0.5).all()
+    with pytest.warns(UserWarning, match="reached max_tree_depth=3.*dense_mass=True"):
+        MCMC(ridge, 100, 60, 1, max_tree_depth=3).fit(Data(*rows()))
+
+
+def test_a_dense_mass_matrix_shortens_the_way_along_a_ridge():
+    # Var(a | y) = 1/2 up to 2e-4, and a diagonal metric takes about a hundred steps from end to end
+    x, y = rows()
+    plain = MCMC(ridge, 100, 20, 1, max_tree_depth=7).fit(Data(x, y))
+    dense = MCMC(ridge, 300, 300, 1, max_tree_depth=7, dense_mass=True).fit(Data(x, y))
+    depth = [float(found.trajectories.tree_depth.double().mean()) for found in (plain, dense)]
+    assert depth[1] + 1 < depth[0]  # a step takes up to 2^depth gradients
+    ess = dense.diagnostics["a"].ess.item()
+    assert ess > 30 and abs(math.log(dense.latent["a"].std().item() / math.sqrt(0.5))) < 4 / math.sqrt(2 * ess)
+
+
 def test_fit_is_deterministic_silent_and_leaves_global_state_alone(capfd):
     pyro.get_param_store().clear()
     pyro.param("mine", torch.ones(2))
@@ -282,6 +336,7 @@ def test_mistakes_are_named():
     cases = [
         (lambda: MCMC(line, draws=2), "draws"),
         (lambda: MCMC(line, chains=0), "chains"),
+        (lambda: MCMC(line, processes=0), "processes"),
         (lambda: MCMC(line, target_accept=1.0), "target_accept"),
         (lambda: MCMC(line).fit(Data(x)), "y must"),
         (lambda: MCMC(line).fit(Data(x, y[:3])), "one value for each row"),

@@ -1,7 +1,6 @@
 """`BayesCap`: uncertainty around a frozen network, whose answers stay what they are."""
 
 import copy
-import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -14,6 +13,7 @@ from bayesvision.core.checks import check_count, check_inputs
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import NOT_STORED, convert_fields
 from bayesvision.core.roles import Log, Posterior
+from bayesvision.core.warn import warn
 from bayesvision.distributions import Predictive
 from bayesvision.methods.bayescap.calibration import scale_factor
 from bayesvision.methods.bayescap.cap import SAMPLE, Cap
@@ -101,10 +101,9 @@ class BayesCap:
                 "classes have one scale and keep their order; leave family, shared and residual as they are"
             )
         if self.loss == "legacy":
-            warnings.warn(
+            warn(
                 "loss='legacy' is the released code's, kept to compare with: it drives beta to 0.684 whatever the "
-                "data, and the variance of normal errors to 3.34 times what it is",
-                stacklevel=3,
+                "data, and the variance of normal errors to 3.34 times what it is"
             )
 
     @outside_inference_mode

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,6 +18,7 @@ from bayesvision.core.checks import (
     columns_of,
 )
 from bayesvision.core.data import Data
+from bayesvision.core.warn import warn
 from bayesvision.methods.bayescap.frozen import Frozen, stacked
 from bayesvision.training.batches import LARGE, Examples, batches_of
 
@@ -122,10 +122,9 @@ class OutputDataset(Examples):
         if self.divided is None:
             self.divided = bool(outputs.abs().max() <= 2)
             units = "divided by 255, as the outputs are in 0..1" if self.divided else "left as 0..255"
-            warnings.warn(
+            warn(
                 f"y is of 8 bits: it is {units}, and no standard deviation is below that of rounding, "
-                f"1/{'(255 sqrt 12)' if self.divided else 'sqrt 12'}; give floating-point targets to choose yourself",
-                stacklevel=2,
+                f"1/{'(255 sqrt 12)' if self.divided else 'sqrt 12'}; give floating-point targets to choose yourself"
             )
         return y.float() / 255 if self.divided else y.float()
 

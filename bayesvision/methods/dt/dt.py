@@ -1,6 +1,5 @@
 """`DistributionTransformer`: a family of problems becomes a network from priors and observations to posteriors."""
 
-import warnings
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -14,12 +13,13 @@ from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.motion import Motion
 from bayesvision.core.observations import check_no_design, check_observations, in_dtype, joint_batch
 from bayesvision.core.recipes import convert_fields, describe
-from bayesvision.core.roles import Conditionable, Exported, Family, Log
+from bayesvision.core.roles import Conditionable, Draws, Exported, Family, Log
+from bayesvision.core.warn import warn
 from bayesvision.distributions import GaussianMixture, Predictive
 from bayesvision.distributions.gaussian_mixture import unconstrained
 from bayesvision.methods.dt.filtering import moved
 from bayesvision.methods.dt.network import ComponentTransformer, posterior
-from bayesvision.methods.dt.predictive import image
+from bayesvision.methods.dt.predictive import drawn, image
 from bayesvision.methods.dt.prior import TOLD, MetaPrior, ToldPrior, packaged
 from bayesvision.methods.dt.refinement import Refined, refine
 from bayesvision.methods.dt.tasks import ProblemBatch, ProblemStream, loss, units_of
@@ -163,10 +163,9 @@ class DTPosterior(Conditionable):
         new.infer()
         far = float(new.distance().max())
         if far > 1:
-            warnings.warn(
+            warn(
                 f"this prior is {far:.1f} times as far out as nearly all priors of training were, so the posterior may "
-                "be off; train on a wider meta-prior, or check it with refine()",
-                stacklevel=2,
+                "be off; train on a wider meta-prior, or check it with refine()"
             )
         return new
 
@@ -206,10 +205,9 @@ class DTPosterior(Conditionable):
             x, y = torch.cat([self.x, x], -2), torch.cat([self.y, y], -1)
         new.x, new.y = x.detach(), y.detach()
         if new.rows > self.method.observations:
-            warnings.warn(
+            warn(
                 f"{new.rows} observations are more than the {self.method.observations} of training, so the posterior "
-                "may be off; train with DistributionTransformer(observations=...), or check it with refine()",
-                stacklevel=2,
+                "may be off; train with DistributionTransformer(observations=...), or check it with refine()"
             )
         new.infer()
         return new
@@ -264,6 +262,14 @@ class DTPosterior(Conditionable):
             return image(self.family, latent, latent.loc.new_zeros(*latent.batch_shape, 1, 0))[..., 0]
         x = check_inputs(x, self.family.features, self.columns).to(self.device)
         return in_dtype(image(self.family, latent, x.double(), self._seen), output_dtype(x, self.y))
+
+    def sampled(self, count: int, seed: int, x: Any = None) -> Draws:
+        """`count` draws of the latent variables, and observations given each at `x`, or at those seen.
+
+        Raises:
+            ValueError: a batch of problems.
+        """
+        return drawn(self.family, self.latent, (self.x, self.y), x, count, seed)
 
     def refine(self, draws: int = 4_000, seed: int = 0) -> Refined:
         """Importance sampling from `latent` to the exact posterior, its weights smoothed by a Pareto tail.

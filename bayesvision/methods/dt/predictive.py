@@ -1,18 +1,20 @@
-"""Observations to come: what a Gaussian mixture over latent variables says of them."""
+"""Observations to come: what a Gaussian mixture over latent variables, or draws from it, say of them."""
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bayesvision.core.checks import check_inputs
 from bayesvision.core.observations import observation
-from bayesvision.core.roles import Family
+from bayesvision.core.roles import Draws, Family
 from bayesvision.distributions import GaussianMixture, Mixture, Normal, Predictive
+from bayesvision.training.seeds import generator
 
-__all__ = ["image"]
+__all__ = ["drawn", "image"]
 
 NODES = 48  # of a Gauss-Hermite rule over one latent variable
 POINTS = 128  # of a quasi-random rule over several
@@ -59,3 +61,30 @@ def _rule(latents: int) -> tuple[Float[Tensor, "points latents"], Float[Tensor, 
     points = torch.quasirandom.SobolEngine(latents, scramble=True, seed=0).draw(POINTS, dtype=torch.float64)
     z = torch.special.ndtri(points.clamp(1e-6, 1 - 1e-6))
     return z, torch.full((POINTS,), 1 / POINTS, dtype=torch.float64)
+
+
+def drawn(
+    family: Family, latent: GaussianMixture, seen: tuple[Tensor | None, Tensor | None], x: Any, count: int, seed: int
+) -> Draws:
+    """`count` draws of theta, and observations given each of them at `x`, or at those seen.
+
+    Raises:
+        ValueError: a batch of problems.
+    """
+    if tuple(latent.batch_shape):
+        raise ValueError(f"draws are of one problem, got a batch {tuple(latent.batch_shape)}; take them one by one")
+    theta = latent.sample((count,), generator(latent.loc.device, seed)).unsqueeze(0)
+    sites, known = (
+        {"theta": theta},
+        None if seen[0] is None or seen[1] is None else (seen[0].double(), seen[1].double()),
+    )
+    if x is None and known is None:
+        return Draws(sites)
+    if x is not None:
+        design = check_inputs(x, family.features).to(theta)
+        return Draws(sites, family.observed(theta, design, known), design)
+    assert known is not None
+    alone = family.observed(theta, known[0])
+    pointwise = torch.allclose(alone.log_prob(known[1]), family.log_likelihood(theta, *known), atol=1e-6)
+    law = alone if pointwise else family.observed(theta, known[0], known)
+    return Draws(sites, law, known[0], known[1], pointwise)

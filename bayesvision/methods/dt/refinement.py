@@ -1,7 +1,8 @@
 """Importance sampling that turns an approximate posterior into the exact one, and says whether it could."""
 
+import importlib
 import math
-import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from bayesvision.core.checks import check_inputs
 from bayesvision.core.observations import observation
 from bayesvision.core.roles import Family, Posterior
+from bayesvision.core.warn import warn
 from bayesvision.distributions import GaussianMixture, Predictive, WeightedDraws
 from bayesvision.methods.dt.prior import ToldPrior
 from bayesvision.training.seeds import generator
@@ -57,10 +59,7 @@ def refine(
         ValueError: a prior told by draws.
         ImportError: arviz is not installed.
     """
-    try:
-        from arviz import psislw
-    except ModuleNotFoundError as error:
-        raise ImportError('refine needs arviz: pip install "bayesvision[mcmc]"') from error
+    psislw = _smoother()
     log_prior, rng = prior.log_density(family), generator(latent.loc.device, seed)
     few = max(1, round(DEFENCE * draws))
     theta = torch.cat([latent.sample((draws - few,), rng), prior.sample(family, few, rng).to(latent.loc)])
@@ -73,9 +72,21 @@ def refine(
     weights = torch.as_tensor(smoothed).to(theta).softmax(-1)
     k = float(khat)
     if k > TRUSTED:
-        warnings.warn(
+        warn(
             f"the weights have a tail of k-hat = {k:.2f}, above {TRUSTED}: these draws do not stand for the posterior; "
-            "take more draws, or run bayesvision.MCMC on this problem",
-            stacklevel=3,
+            "take more draws, or run bayesvision.MCMC on this problem"
         )
     return Refined(family, WeightedDraws(theta, weights), k, seen)
+
+
+def _smoother() -> Callable[[Any], tuple[Any, Any]]:
+    """ArviZ's Pareto smoothing of log weights, which has another place since version 1.0."""
+    try:
+        import arviz
+
+        if hasattr(arviz, "psislw"):
+            return arviz.psislw
+        stats = importlib.import_module("arviz_stats.base")
+    except ModuleNotFoundError as error:
+        raise ImportError('refine needs arviz: pip install "bayesvision[mcmc]"') from error
+    return lambda weights: stats.array_stats.psislw(-weights)  # it takes log likelihoods

@@ -1,6 +1,5 @@
 """Columns of a frame as variables with levels: categories as they are, numbers in bins."""
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayesvision.core.columns import DAY, Column, Columns
+from bayesvision.core.warn import warn
 from bayesvision.distributions import Bar, Categorical
 
 if TYPE_CHECKING:
@@ -91,11 +91,10 @@ class Coding:
         for column, code, series in zip(self.columns.kept, codes, self.series(frame), strict=True):
             new: Any = series[series.notna().to_numpy() & np.isnan(code)]
             if len(new):
-                warnings.warn(
+                warn(
                     f"column {column.name!r}: {len(new)} cells, such as {new.iloc[0]!r}, hold none of the values that "
                     "were there in training; they are left as they are and tell nothing of the others",
                     UserWarning,
-                    stacklevel=4,
                 )
         return torch.as_tensor(np.stack(codes, -1))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bayesvision.core.modules import outside_inference_mode, split_state
 from bayesvision.core.recipes import build, to_json
-from bayesvision.core.roles import Exported, Posterior
+from bayesvision.core.roles import Draws, Exported, Posterior
 from bayesvision.distributions import Categorical, Mixture, Normal, Predictive
 from bayesvision.methods.ssvi.compact import Compact, compacted
 from bayesvision.methods.ssvi.cost import Cost, counted
@@ -60,14 +60,37 @@ class SSVIPosterior(Posterior):
         Raises:
             ValueError: another shape, other columns or numbers that are not finite.
         """
+        law = self._given(x, range(self.method.draws))
+        if isinstance(law, Categorical):
+            return Categorical.of_members(law.logits)
+        loc, scale = law.loc.movedim(0, -1), law.scale.movedim(0, -1)
+        return Mixture.of(Normal(loc, scale, validate_args=False))
+
+    def _given(self, x: Any, draws: range) -> Categorical | Normal:
+        """Distribution [draws, *rows] of y at the rows of x given each of the draws of the weights."""
         rows, batch, dtype = self.model.inputs.check(x)
-        raws = [self._outputs(rows, k).to(dtype) for k in range(self.method.draws)]
+        raws = [self._outputs(rows, k).to(dtype) for k in draws]
         if self.method.classes:
-            return Categorical.of_members(torch.stack(raws).unflatten(1, batch))
+            return Categorical(logits=torch.stack(raws).unflatten(1, batch))
         laws = [self.model.law(raw.unflatten(0, batch)) for raw in raws]
-        loc, scale = (torch.stack([getattr(law, name) for law in laws], -1) for name in ("loc", "scale"))
-        units = (self.model.y_loc.unsqueeze(-1).to(loc), self.model.y_scale.unsqueeze(-1).to(loc))
-        return Mixture.of(Normal(units[0] + units[1] * loc, units[1] * scale, validate_args=False))
+        loc, scale = (torch.stack([getattr(law, name) for law in laws]) for name in ("loc", "scale"))
+        y_loc, y_scale = self.model.y_loc.to(loc), self.model.y_scale.to(loc)
+        return Normal(y_loc + y_scale * loc, y_scale * scale, validate_args=False)
+
+    def sampled(self, count: int, seed: int, x: Any = None) -> Draws:
+        """`count` draws of the kept weights, which are independent, and y given each at the rows of `x`."""
+        if x is None:
+            raise ValueError("x must hold rows to predict: a sparse network does not keep those that it learned from")
+        picked = range(seed * count, (seed + 1) * count)
+        drawn = [self._drawn(k) for k in picked]
+        sites = {}
+        for name, layer in layers_of(self.model.network).items():
+            prefix = f"{name}." if name else ""
+            for key, what in (("mu", "weight"), ("bias_mu", "bias")):
+                if getattr(layer, key) is not None:
+                    sites[prefix + what] = torch.stack([weights[f"network.{prefix}{key}"] for weights in drawn])
+        law = self._given(x, picked)
+        return Draws({name: value.unsqueeze(0) for name, value in sites.items()}, _one_chain(law))
 
     def _outputs(self, rows: Tensor, draw: int) -> Tensor:
         """Raw outputs of one draw of the weights."""
@@ -165,3 +188,10 @@ class SSVIPosterior(Posterior):
             setattr(model, name, tensors[name])
         model.load_state_dict(tensors, assign=True)  # each of the type that it has in the file
         return cls(method, model, header["metadata"], header["layers"], header["network"])
+
+
+def _one_chain(law: Categorical | Normal) -> Categorical | Normal:
+    """The distribution with a batch axis of length 1 before the others."""
+    if isinstance(law, Categorical):
+        return Categorical(logits=law.logits.unsqueeze(0))
+    return law.expand(torch.Size([1, *law.batch_shape]))

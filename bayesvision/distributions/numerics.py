@@ -28,7 +28,8 @@ def quantile(
     for step in range(200):
         below, density = law(y)
         off = below - level
-        done = done | (off.abs() <= 2 * eps * level)
+        rounding = level * (4 + aim.square()) + 4 * density * y.abs()  # of F: of its terms, and of y itself
+        done = done | (off.abs() <= eps * rounding)
         low, high = torch.where((off < 0) & ~done, y, low), torch.where((off >= 0) & ~done, y, high)
         probit = torch.special.ndtri(below)
         slope = density / (torch.exp(-probit.square() / 2) / math.sqrt(2 * math.pi))

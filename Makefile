@@ -44,7 +44,7 @@ check: lint types contracts docs test  ## what CI runs
 demo: $(VENV)/.demo  ## the main job on real data: demo/fit.png and a table
 	$(BIN)/python examples/demo_data.py demo
 	$(BIN)/bayesvision predict demo/train.csv --target IBM --test demo/test.csv \
-		--out demo/predictions.csv --plot demo/fit.png --compare gp,linear,trees
+		--out demo/predictions.csv --plot demo/fit.png --compare mean,gp,linear,trees
 
 clean:
 	rm -rf $(VENV) build dist demo docs/_build docs/gallery docs/reference/api .pytest_cache .ruff_cache

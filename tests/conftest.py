@@ -1,9 +1,11 @@
 """One thread, and every annotation of the library checked while the tests run."""
 
 import signal
+import sys
 from typing import Any, Self
 
 import jaxtyping
+import pytest
 import torch
 from beartype import BeartypeConf, beartype
 
@@ -20,3 +22,11 @@ def typechecked(function: Any) -> Any:
 
 
 jaxtyping.install_import_hook(["bayesvision", "priors"], "conftest.typechecked")
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Any:
+    """Forget the figures that a test drew."""
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")

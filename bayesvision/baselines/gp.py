@@ -11,10 +11,10 @@ from torch import Tensor
 
 from bayesvision.baselines.marginal_likelihood import SMOOTHNESS, Hyper, Kernel, infinite_width, learn
 from bayesvision.core.checks import check_count, check_inputs, check_targets, columns_of
-from bayesvision.core.data import Data, output_dtype
+from bayesvision.core.data import Data, output_dtype, rows_to_fit
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
-from bayesvision.core.roles import Conditionable, Exported, Log
+from bayesvision.core.roles import Conditionable, Exported, Following
 from bayesvision.core.standardize import Standardization
 from bayesvision.distributions import Normal
 
@@ -78,16 +78,20 @@ class GP:
             raise ValueError(f"restarts must be at least 0 and steps 1, got {self.restarts} and {self.steps}")
 
     @outside_inference_mode
-    def fit(self, source: Data, log: Log | None = None) -> "GPPosterior":
+    def fit(self, source: Any, y: Any = None, log: Following = None) -> "GPPosterior":
         """Learn the hyper-parameters that are not given from the rows `source`, and condition on them.
+
+        Args:
+            source: Data(x, y), or x with `y` beside it.
 
         Raises:
             TypeError: `source` is not a `Data`.
             ValueError: no targets, wrong shapes, a batch of data sets, values that are not finite, a single row to
                 learn from, or a constant target where its standard deviation is the unit to learn in.
         """
+        source, log = rows_to_fit(source, y, log)
         if not isinstance(source, Data):
-            raise TypeError(f"source must be Data(x, y), got {type(source).__name__}")
+            raise TypeError(f"source must be Data(x, y), or x and y, got {type(source).__name__} alone")
         learnt = self.standardize and None in (self.lengthscale, self.noise, self.variance)
         x, y = _one_data_set(check_inputs(source.x), source.y, constant=not learnt)
         units = Standardization.of(x, y.double(), self.standardize)

@@ -11,9 +11,10 @@ from jaxtyping import Float
 from linear_operator.utils.errors import NotPSDError
 from torch import Tensor
 
-from bayesvision.core.roles import Log
+from bayesvision.core.roles import Following, Log
 from bayesvision.core.standardize import statistics
 from bayesvision.nn.kernels import arc_cosine
+from bayesvision.training.loggers import following
 from bayesvision.training.seeds import generator
 
 __all__ = ["SMOOTHNESS", "Hyper", "Kernel", "infinite_width", "learn"]
@@ -101,7 +102,7 @@ class _Exact(gpytorch.models.ExactGP):
         return gpytorch.distributions.MultivariateNormal(mean, self.covar_module(x))
 
 
-def learn(method: Any, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], log: Log | None) -> Hyper:
+def learn(method: Any, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], log: Following) -> Hyper:
     """Hyper-parameters of the `GP` recipe `method`: those given, and the likeliest of the others."""
     features = x.shape[-1]
     given = {name: getattr(method, name) for name in Hyper._fields}
@@ -120,7 +121,8 @@ def learn(method: Any, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], l
         for name in Hyper._fields
     }
     hyper = Hyper(fixed["lengthscale"].expand(features).clone(), fixed["noise"], fixed["variance"])
-    return _maximise(method, x, y, hyper, spread, free, log) if free else hyper
+    with following(log, method.restarts + 1) as open_log:
+        return _maximise(method, x, y, hyper, spread, free, open_log) if free else hyper
 
 
 def _maximise(

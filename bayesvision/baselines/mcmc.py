@@ -13,12 +13,13 @@ from torch import Tensor
 from bayesvision.baselines.nuts import Chain, run_chains
 from bayesvision.baselines.programs import Program, check_program, isolated, read_off
 from bayesvision.core.checks import check_inputs, check_targets, columns_of
-from bayesvision.core.data import Data, output_dtype
+from bayesvision.core.data import Data, output_dtype, rows_to_fit
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
-from bayesvision.core.roles import Draws, Log, Posterior
+from bayesvision.core.roles import Draws, Following, Posterior
 from bayesvision.core.warn import warn
 from bayesvision.distributions import Mixture, Normal
+from bayesvision.training.loggers import following
 
 __all__ = ["MCMC", "Diagnostic", "MCMCPosterior", "Trajectories"]
 
@@ -104,16 +105,17 @@ class MCMC:
             raise ValueError(f"target_accept must lie strictly between 0 and 1, got {self.target_accept}")
 
     @outside_inference_mode
-    def fit(self, source: Data, log: Log | None = None) -> "MCMCPosterior":
-        """Draw from the posterior given the rows `source`.
+    def fit(self, source: Any, y: Any = None, log: Following = None) -> "MCMCPosterior":
+        """Draw from the posterior given the rows `source`, Data(x, y), or x with `y` beside it.
 
         Raises:
             TypeError: `source` is not a `Data`.
             ValueError: wrong data, no observed site `y`, nothing latent or a discrete latent site; for a plain model
                 also a latent site that grows with the rows, or a site `y` that is not normal with independent rows.
         """
+        source, log = rows_to_fit(source, y, log)
         if not isinstance(source, Data):
-            raise TypeError(f"source must be Data(x, y), got {type(source).__name__}")
+            raise TypeError(f"source must be Data(x, y), or x and y, got {type(source).__name__} alone")
         x = check_inputs(source.x)
         if x.ndim != 2:
             raise ValueError(f"x must be one data set [rows, features], got {tuple(x.shape)}; fit them one by one")
@@ -122,7 +124,8 @@ class MCMC:
         x, y = x.detach().double(), check_targets(source.y, x, constant=True).detach()
         with isolated(self.seed):
             check_program(self.program, x, y.double())
-        chains = list(run_chains(self, x, y.double(), log))
+        with following(log, self.chains * (self.warmup + self.draws)) as open_log:
+            chains = list(run_chains(self, x, y.double(), open_log))
         _warn(self, chains)
         return MCMCPosterior(self, x, y, chains, columns_of(source.x))
 

@@ -6,6 +6,7 @@ from bayesvision.cli.checkpoints import info, validate
 from bayesvision.cli.curves.forecast import curves
 from bayesvision.cli.curves.replay import replay
 from bayesvision.cli.curves.watch import watch
+from bayesvision.cli.doctor import doctor
 from bayesvision.cli.images import cap
 from bayesvision.cli.pretrain import pretrain
 from bayesvision.cli.sparse import sparse
@@ -21,5 +22,5 @@ def main() -> None:
     """Bayesian prediction: calibrated answers from tables, priors and checkpoints."""
 
 
-for command in (predict, impute, cap, sparse, curves, watch, replay, pretrain, validate, info):
+for command in (predict, impute, cap, sparse, curves, watch, replay, pretrain, validate, info, doctor):
     main.add_command(command)

@@ -20,13 +20,19 @@ __all__ = ["exact_gap", "info", "latent_given", "validate"]
 QUERIES = 20  # of each data set that validate draws
 
 
-@click.command(cls=Command)
-@click.argument("checkpoint")
+@click.command(cls=Command, short_help="List the shipped networks, or show what one is.")
+@click.argument("checkpoint", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the header as JSON.")
-def info(checkpoint: str, as_json: bool) -> None:
-    """Show the recipe, prior, training cost and measured gaps of CHECKPOINT (a shipped name or a file)."""
-    from bayesvision.io.checkpoints import describe
+def info(checkpoint: str | None, as_json: bool) -> None:
+    """Show the recipe, prior, training cost and measured gaps of CHECKPOINT (a shipped name or a file).
 
+    Without CHECKPOINT, list the networks that come with the package.
+    """
+    from bayesvision.io.checkpoints import describe, shipped
+
+    if checkpoint is None:
+        show("Shipped networks", ["name", "what it does"], [[name, entry.summary] for name, entry in shipped().items()])
+        return
     header = describe(checkpoint)
     if as_json:
         click.echo(json.dumps(header, indent=2))
@@ -47,7 +53,7 @@ def info(checkpoint: str, as_json: bool) -> None:
         show(title, list(measured[0]), [[str(v) for v in row.values()] for row in measured])
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Compare a network with the exact answer.")
 @click.argument("checkpoint")
 @click.option(
     "--tasks", default=10, show_default=True, type=click.IntRange(1), help="Fresh data sets per row of the table."

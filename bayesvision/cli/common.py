@@ -16,6 +16,7 @@ __all__ = [
     "FILE",
     "Command",
     "build_network",
+    "check_files",
     "check_output",
     "import_named",
     "show",
@@ -38,8 +39,9 @@ class Command(click.Command):
         except (ValueError, FloatingPointError, OSError, ImportError) as error:
             click.echo(f"bayesvision {ctx.info_name}: {' '.join(str(error).split())}", err=True)
             ctx.exit(2)
-        except KeyboardInterrupt:
-            click.echo(f"bayesvision {ctx.info_name}: interrupted", err=True)
+        except KeyboardInterrupt as stop:
+            kept = f"; {stop}; pass --resume to go on" if str(stop) else ""
+            click.echo(f"bayesvision {ctx.info_name}: interrupted{kept}", err=True)
             ctx.exit(130)
 
 
@@ -87,14 +89,22 @@ def waiting(text: str) -> Iterator[None]:
 def show(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """Print a table, its first column to the left and the others to the right."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table as Grid
 
-    grid = Grid(title=title, title_justify="left", header_style="bold")
+    grid = Grid(title=escape(title), title_justify="left", header_style="bold")
     for k, name in enumerate(columns):
-        grid.add_column(name, justify="left" if k == 0 else "right")
+        grid.add_column(escape(name), justify="left" if k == 0 else "right")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(escape, row))
     Console().print(grid)
+
+
+def check_files(*paths: Path | str | None) -> None:
+    """Raise a `FileNotFoundError` for the first path that is none, before anything heavy is loaded."""
+    for path in paths:
+        if path is not None and not Path(path).exists():
+            raise FileNotFoundError(f"no such file {path}; the working folder is {Path.cwd()}")
 
 
 def check_output(path: Path, *inputs: Path | str | None) -> None:
@@ -177,16 +187,6 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
     return predictive, time.perf_counter() - start
 
 
-class _Bar:
-    """A progress bar that takes a training log."""
-
-    def __init__(self, progress: Any, steps: int) -> None:
-        self.progress, self.task = progress, progress.add_task("training", total=steps, loss=float("nan"))
-
-    def log(self, metrics: dict[str, float], step: int, /) -> None:
-        self.progress.update(self.task, completed=step, loss=metrics["loss"])
-
-
 class _Both:
     """Hands a training log on to several."""
 
@@ -201,27 +201,11 @@ class _Both:
 @contextlib.contextmanager
 def training_log(path: Path | None, steps: int) -> Iterator[Any]:
     """A progress bar for `steps` of training that takes its log, which is also appended to `path`."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from bayesvision.training.loggers import JsonLines, Progress
 
-    from bayesvision.training.loggers import JsonLines
-
-    parts = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.4f}"),
-    ]
-    with Progress(*parts, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    with Progress(steps) as bar:
         if path is None:
-            yield _Bar(progress, steps)
+            yield bar
             return
         with contextlib.closing(JsonLines(path)) as lines:
-            yield _Both(_Bar(progress, steps), lines)
+            yield _Both(bar, lines)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from bayesvision.cli.common import Command, build_network, import_named, show, waiting
+from bayesvision.cli.common import Command, build_network, check_files, import_named, show, waiting
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +26,7 @@ class Example(NamedTuple):
     y: "Tensor"
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Draw uncertainty maps around a frozen network.")
 @click.option("--net", required=True, help="MODULE:FUNCTION that returns a torch module or a callable.")
 @click.option("--weights", type=click.Path(dir_okay=False, path_type=Path), help="Weights to load, safetensors.")
 @click.option("--data", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of images.")
@@ -48,6 +48,7 @@ def cap(net: str, data: Path, out: Path, degrade: str | None, known: Path | None
     held out to calibrate. OUT receives NAME.png (input, output, error, standard deviation), NAME.npy (the standard
     deviation, [channels, height, width]) and cap.safetensors.
     """
+    check_files(data, known, options["weights"])
     import torch
 
     from bayesvision.io.checkpoints import load, save

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
-from bayesvision.cli.common import FILE, Command, check_output, training_folder, training_log
+from bayesvision.cli.common import FILE, Command, check_files, check_output, training_folder, training_log
 
 __all__ = ["pretrain"]
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Train a network on the prior of a recipe.")
 @click.argument("recipe", type=FILE)
 @click.option("--out", type=FILE, required=True, help="The checkpoint to write.")
 @click.option("--resume", is_flag=True, help="Go on from the state that an earlier run left, if any.")
@@ -22,6 +22,7 @@ def pretrain(recipe: Path, out: Path, resume: bool, log: Path | None, start: Pat
     import os
     import shutil
 
+    check_files(recipe, start)
     check_output(out, recipe, log)
     import priors
     from bayesvision.io.recipes import read_recipe

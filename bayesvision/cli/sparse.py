@@ -6,14 +6,23 @@ from typing import Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, build_network, check_output, show, training_folder, training_log
+from bayesvision.cli.common import (
+    FILE,
+    Command,
+    build_network,
+    check_files,
+    check_output,
+    show,
+    training_folder,
+    training_log,
+)
 
 __all__ = ["sparse"]
 
 MEGA = 2**20
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Train a sparse Bayesian copy of a network.")
 @click.option("--net", required=True, help="MODULE:FUNCTION that returns a torch module.")
 @click.option("--weights", type=FILE, help="Weights to load into it, safetensors.")
 @click.option("--trained", is_flag=True, help="Start from the largest of its weights, in place of random places.")
@@ -33,6 +42,7 @@ MEGA = 2**20
 @click.option("--log", type=FILE, help="Append metrics to this file, one JSON object a line.")
 def sparse(net: str, data: Path, out: Path, test: Path | None, log: Path | None, **options: Any) -> None:
     """Train a sparse Bayesian copy of a network, and say what it costs beside the dense one."""
+    check_files(data, test, options["weights"])
     check_output(out, data, test, options["weights"], log)
     folder = training_folder(out, options["resume"])
     import bayesvision as bv

@@ -59,7 +59,8 @@ def check_prior(source: Any) -> Prior:
     except (AttributeError, TypeError, ValueError):
         got = f"the class {source.__name__}" if isinstance(source, type) else type(source).__name__
         raise TypeError(
-            f"source must be a prior, an object with a method sample(batch, rows, *, generator), got {got}"
+            f"source must be a prior, an object with a method sample(batch, rows, *, generator), got {got}; "
+            "for rows take a network that is trained, bayesvision.pretrained('pfn-gp').condition(x, y), or fit GP()"
         ) from None
     return source
 

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bayesvision.core.checks import check_inputs, check_targets
+from bayesvision.core.roles import Following, Log
 
-__all__ = ["Data", "SortedCurve", "asked_epochs", "check_epochs", "one_curve", "output_dtype"]
+__all__ = ["Data", "SortedCurve", "asked_epochs", "check_epochs", "one_curve", "output_dtype", "rows_to_fit"]
 
 
 class Data(NamedTuple):
@@ -20,6 +21,21 @@ class Data(NamedTuple):
 
     x: Any
     y: Any = None
+
+
+def rows_to_fit(source: Any, y: Any, log: Following) -> tuple[Any, Following]:
+    """What `fit(Data(x, y))`, `fit(x, y)` and `fit(loader)` mean, each with a log by name or after the rows.
+
+    Raises:
+        TypeError: targets for rows that have theirs.
+    """
+    follows: Any = isinstance(y, str) or (isinstance(y, Log) and not isinstance(y, Tensor))  # tensors have a log, too
+    if y is None or follows:
+        found: Any = log if y is None else y
+        return source, found
+    if isinstance(source, Data):
+        raise TypeError("y came twice, in Data(x, y) and beside it; call fit(Data(x, y)) or fit(x, y)")
+    return Data(source, y), log
 
 
 class SortedCurve(NamedTuple):

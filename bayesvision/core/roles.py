@@ -1,5 +1,6 @@
 """The roles that priors, methods and posteriors play."""
 
+import html
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
@@ -15,6 +16,7 @@ __all__ = [
     "Draws",
     "Exported",
     "Family",
+    "Following",
     "Joint",
     "Latent",
     "Log",
@@ -159,6 +161,9 @@ class Log(Protocol):
         ...
 
 
+Following = Log | str | None  # how a fit is followed: a log, "progress" for a bar, or not at all
+
+
 class Posterior(nn.Module, ABC):
     """What `fit` returns: everything that was learned, ready to predict."""
 
@@ -179,6 +184,10 @@ class Posterior(nn.Module, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(self.facts())})"
+
+    def _repr_html_(self) -> str:
+        facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in self.facts())
+        return f"<div><b>{type(self).__name__}</b><ul>{facts}</ul></div>"
 
 
 class Conditionable(Posterior):
@@ -291,6 +300,7 @@ class Storable(Protocol):
         ...
 
 
+@runtime_checkable
 class Method(Protocol):
     """A recipe: a frozen dataclass of hyper-parameters."""
 

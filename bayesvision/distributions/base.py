@@ -4,7 +4,7 @@ import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.distributions as td
@@ -12,6 +12,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bayesvision.distributions.numerics import tail_levels
+from bayesvision.distributions.tell import framed, shown
+
+if TYPE_CHECKING:
+    import pandas
 
 __all__ = ["Continuous", "Discrete", "LocationFamily", "reshaped"]
 
@@ -57,6 +61,24 @@ class Continuous(td.Distribution):
 
     def __repr__(self) -> str:
         return said(self, _median_and_interval)
+
+    def _repr_html_(self) -> str:
+        return shown(self)
+
+    @torch.no_grad()
+    def to_frame(self, mass: float = 0.9) -> "pandas.DataFrame":
+        """Mean, standard deviation, median and central interval of every marginal as a pandas frame.
+
+        One batch axis gives its rows; more give a row for each of their indices. `mass` is that of the interval.
+
+        Raises:
+            ValueError: `mass` lies outside (0, 1).
+            ImportError: pandas is missing.
+        """
+        low, high = self.interval(mass)
+        median = self.quantile(torch.tensor([0.5], dtype=torch.float64))[0]
+        parts = {"mean": self.mean, "stddev": self.stddev, "median": median, "lower": low, "upper": high}
+        return framed(parts, tuple(self.batch_shape))
 
     @abstractmethod
     def expected_absolute_error(self, value: Float[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
@@ -221,6 +243,20 @@ class Discrete(td.Distribution):
 
     def __repr__(self) -> str:
         return said(self, _likeliest)
+
+    def _repr_html_(self) -> str:
+        return shown(self)
+
+    @torch.no_grad()
+    def to_frame(self) -> "pandas.DataFrame":
+        """The likeliest class and the probability of each class as a pandas frame, a row for every marginal.
+
+        Raises:
+            ImportError: pandas is missing.
+        """
+        chances = self.class_probs
+        parts = {"mode": self.mode, **{f"p{k}": chances[..., k] for k in range(chances.shape[-1])}}
+        return framed(parts, tuple(self.batch_shape))
 
     @property
     def mode(self) -> Shaped[Tensor, "*batch"]:

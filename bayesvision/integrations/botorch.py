@@ -17,7 +17,7 @@ with needs("botorch"):
     from botorch.posteriors import Posterior as BotorchPosterior
     from botorch.sampling import IIDNormalSampler, SobolQMCNormalSampler
     from botorch.sampling.get_sampler import GetSampler
-    from botorch.utils.transforms import average_over_ensemble_models, t_batch_mode_transform
+    from botorch.utils.transforms import t_batch_mode_transform
     from gpytorch.distributions import MultivariateNormal
     from torch.quasirandom import SobolEngine
 
@@ -169,7 +169,8 @@ class PredictiveModel(Model, FantasizeMixin):
             return found if posterior_transform is None else posterior_transform(found)
         found = MarginalPosterior(self._marginals(X))
         if isinstance(posterior_transform, ScalarizedPosteriorTransform):
-            return MarginalPosterior(found.law, float(posterior_transform.weights), float(posterior_transform.offset))
+            scale: Any = posterior_transform
+            return MarginalPosterior(found.law, float(scale.weights), float(scale.offset))
         return found if posterior_transform is None else posterior_transform(found)
 
     def _marginals(self, X: Tensor) -> Continuous:
@@ -222,8 +223,7 @@ class PredictiveLogEI(AnalyticAcquisitionFunction):
         self.register_buffer("best_f", torch.as_tensor(best_f))
         self.maximize = maximize
 
-    @t_batch_mode_transform(expected_q=1)
-    @average_over_ensemble_models
+    @t_batch_mode_transform(expected_q=1)  # pyright: ignore[reportArgumentType] (it names the base class)
     def forward(self, X: Tensor) -> Tensor:
         """Values [*batch] at the points X [*batch, 1, d]."""
         model: Any = self.model

@@ -220,6 +220,8 @@ def describe(source: str | os.PathLike[str]) -> dict[str, Any]:
         FileNotFoundError, ValueError: as in `load` and `pretrained`.
     """
     path = shipped_file(str(source)) if str(source) in shipped() else Path(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {source}, and no shipped network of that name: {', '.join(shipped())}")
     tensors, header = read_tensors(path)
     if "method" not in header:
         raise ValueError(f"{path} is not a checkpoint but an unfinished run; finish it with pretrain --resume")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bayesvision.plots.style import INK, MUTED, PALETTE, new_axes
+from bayesvision.plots.style import INK, MUTED, PALETTE, new_axes, new_figure
 
 __all__ = ["completions", "holes"]
 
@@ -39,7 +39,7 @@ def completions(images: Any, mask: Any, completion: Any, columns: int = 8, figur
         "deviation": completion.stddev[:columns].cpu().numpy(),
     }
     count = len(lines) + (completion.label is not None)
-    figure = Figure(layout="constrained") if figure is None else figure
+    figure = new_figure() if figure is None else figure
     figure.set_size_inches(1.15 * len(shown) + 0.9, 1.15 * count)
     grid = figure.subplots(count, len(shown), squeeze=False)
     for line, (name, pictures) in zip(grid, lines.items(), strict=False):

@@ -13,7 +13,7 @@ from bayesvision import plots
 from bayesvision.core.data import Data
 from bayesvision.distributions import Continuous
 from bayesvision.plots.predictions import _band, _column, _continuous
-from bayesvision.plots.style import INK, PALETTE, legend, new_axes
+from bayesvision.plots.style import INK, PALETTE, legend, new_axes, new_figure
 
 if TYPE_CHECKING:
     from bayesvision.early_stopping.forecasts import RunForecaster
@@ -68,7 +68,7 @@ def curve_grid(fleet: "RunForecaster", panels: list[Panel], best: float, metric:
     """One small picture a run, with the fan of its forecast, all on the same axes."""
     across = min(4, math.ceil(math.sqrt(len(panels))))
     down = math.ceil(len(panels) / across)
-    figure = Figure(figsize=(2.8 * across + 0.8, 2.1 * down + 1), layout="constrained", facecolor="white")
+    figure = new_figure(figsize=(2.8 * across + 0.8, 2.1 * down + 1))
     grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False)
     for ax, panel in zip(grid.flat, panels, strict=False):
         steps, values = (torch.tensor(v, dtype=torch.float64) for v in panel.curve)
@@ -117,7 +117,7 @@ def _style(ax: Axes) -> Axes:
 
 def regret_lines(regrets: dict[str, np.ndarray], stride: float, orders: int) -> Figure:
     """Mean regret of each policy against the steps spent, on a logarithmic axis."""
-    figure = Figure(figsize=(7, 4.4), layout="constrained", facecolor="white")
+    figure = new_figure(figsize=(7, 4.4))
     ax = _style(figure.add_subplot())
     least = min(float(r[r > 0].min()) for r in regrets.values() if (r > 0).any()) if regrets else 1.0
     for k, (name, regret) in enumerate(regrets.items()):

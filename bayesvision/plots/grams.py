@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from bayesvision.plots.style import INK
+from bayesvision.plots.style import INK, new_figure
 
 __all__ = ["gram_matrices"]
 
@@ -26,7 +26,7 @@ def gram_matrices(machines: Mapping[str, Any], order: Any = None, figure: Figure
     if len(layers) != 1:
         raise ValueError(f"machines must be one or more with as many layers, got {sorted(layers)} Gram matrices")
     count = layers.pop()
-    figure = Figure(layout="constrained") if figure is None else figure
+    figure = new_figure() if figure is None else figure
     figure.set_size_inches(1.9 * count + 1.0, 1.9 * len(machines) + 0.4)
     grid = figure.subplots(len(machines), count, squeeze=False)
     drawn = None

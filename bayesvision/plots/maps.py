@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesvision.distributions import Continuous
 from bayesvision.metrics.uncertainty import Sparsification
-from bayesvision.plots.style import GRID, INK, MARKERS, MUTED, PALETTE, new_axes
+from bayesvision.plots.style import GRID, INK, MARKERS, MUTED, PALETTE, new_axes, new_figure
 
 __all__ = ["sparsification_curve", "uncertainty_maps"]
 
@@ -50,7 +50,7 @@ def uncertainty_maps(predictive: Continuous, x: Any = None, y: Any = None, figur
         maps["absolute error"] = _size(y - mean)
     maps["standard deviation"] = _size(stddev)
     top = max(float(np.quantile(v, 0.99)) for v in maps.values()) or 1.0
-    figure = Figure(layout="constrained", facecolor="white") if figure is None else figure
+    figure = new_figure() if figure is None else figure
     figure.set_size_inches(3.1 * (len(pictures) + len(maps)) + 0.6, 3.2)
     axes = np.atleast_1d(figure.subplots(1, len(pictures) + len(maps)))
     shown = None

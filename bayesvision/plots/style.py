@@ -1,6 +1,6 @@
 """Colours, axes and legends that the pictures share."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,9 +14,16 @@ MARKERS = ("o", "s", "^", "D", "v", "P")  # a second cue, for print in grey
 INK, MUTED, GRID = "#262626", "#6E6E6E", "#E8E8E8"
 
 
+def new_figure(**options: Any) -> Figure:
+    """A figure that pyplot knows, so that a notebook shows it."""
+    from matplotlib import pyplot
+
+    return pyplot.figure(layout="constrained", facecolor="white", **options)
+
+
 def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
     """Axes, of a fresh figure if none are given, in the style of this module: an open frame and a light grid behind."""
-    ax = Figure(figsize=size, layout="constrained", facecolor="white").add_subplot() if ax is None else ax
+    ax = new_figure(figsize=size).add_subplot() if ax is None else ax
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set(color=MUTED, linewidth=0.8)
     ax.tick_params(length=0, pad=6, labelcolor=INK, labelsize=9)

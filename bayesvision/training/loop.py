@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesvision.core.roles import Log
+from bayesvision.core.roles import Following, Log
 from bayesvision.training.distributed import Group, gather, init_distributed, no_sync, wrap
+from bayesvision.training.loggers import following
 from bayesvision.training.optimizers import Optimizers
 from bayesvision.training.seeds import generator, seed_current, seeded
 from bayesvision.training.start import Start
@@ -45,16 +46,24 @@ def _on(device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminations(listen: bool) -> Iterator[list[int]]:
-    """Collects SIGTERM, so that the loop can save and exit between two steps."""
+    """Collects SIGTERM and Ctrl-C, so that the loop can save and exit between two steps."""
     caught: list[int] = []
     if not listen or threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    before = signal.signal(signal.SIGTERM, lambda number, _: caught.append(number))
+    kinds = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(kind, lambda number, _: _once(caught, number)) for kind in kinds]
     try:
         yield caught
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for kind, handler in zip(kinds, before, strict=True):
+            signal.signal(kind, handler or signal.SIG_DFL)
+
+
+def _once(caught: list[int], number: int) -> None:
+    if caught and number == signal.SIGINT:  # the second Ctrl-C does not wait for the step to end
+        raise KeyboardInterrupt
+    caught.append(number)
 
 
 class _Objective(nn.Module):
@@ -124,7 +133,7 @@ def minimize(
     batch: Batches,
     train: Train,
     recipe: dict[str, Any],
-    log: Log | None = None,
+    log: Following = None,
     drawn: dict[str, int] | None = None,
     between: Between | None = None,
 ) -> dict[str, Any]:
@@ -134,7 +143,7 @@ def minimize(
         loss: mean loss of one micro-batch, `loss(network, batch)`.
         batch: micro-batch j of step i as a pure function `batch(i, j)` of both, on the training device.
         recipe: what identifies the run; a training state of another recipe is refused.
-        log: receives loss, lr, gradient norm, seconds and the fraction of time spent on batches.
+        log: receives loss, lr, gradient norm, seconds and the time spent on batches, or `"progress"` for a bar.
         drawn: what the whole run draws, such as its number of tasks, told with the cost.
         between: called with the number of steps done and the optimisers after every step, before its state is saved;
             it may change parameters and their moments in place, as a pure function of both and of the step.
@@ -145,6 +154,7 @@ def minimize(
             `train.start` another network.
         FloatingPointError: the loss or its gradient is not finite.
         SystemExit: with code 0, after saving, when the process was sent SIGTERM and there is a folder to save in.
+        KeyboardInterrupt: the same after Ctrl-C; the next run of the same recipe goes on from there.
     """
     device = train.execution.pick_device()
     with _on(device), seeded(train.seed), torch.enable_grad():
@@ -153,8 +163,9 @@ def minimize(
         before = Start.of(network, train, recipe)
         run = TrainingRun(network, loss, batch, train, group)
         state = TrainingState(network, run.optimizers, group, train, recipe)
-        with _terminations(state.path is not None) as caught:
-            seconds = _loop(run, state, caught, log, between)
+        shown = log if group.rank == 0 else None
+        with _terminations(state.path is not None) as caught, following(shown, train.steps) as open_log:
+            seconds = _loop(run, state, caught, open_log, between)
         gather(network)
         network.eval()
         cost = {**(drawn or {}), "steps": train.steps, "seconds": round(seconds, 1), "processes": group.size}
@@ -176,6 +187,10 @@ def _loop(run: TrainingRun, state: TrainingState, caught: list[int], log: Log | 
         stopping = run.group.any(bool(caught))
         if stopping or step % run.train.execution.save_every == 0 or step == run.train.steps:
             state.save(step, seconds)
+        if signal.SIGINT in caught:
+            raise KeyboardInterrupt(
+                f"stopped after {step:,} of {run.train.steps:,} steps, which are kept in {state.path}"
+            )
         if stopping:
             raise SystemExit(0)
     return seconds

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from bayesvision.cli.common import FILE, Command, check_output, show, waiting
+from bayesvision.cli.common import FILE, Command, check_files, check_output, show, waiting
 from bayesvision.cli.curves.options import (
     LOGS,
     build_units,
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
     final: "Final | None"
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Say where training runs are heading.")
 @click.argument("runs", type=LOGS)
 @click.option(
     "--horizon", type=click.FloatRange(0, min_open=True), help="Last step of a run; the greatest one in RUNS."
@@ -67,6 +67,7 @@ def curves(
     RUNS is a CSV or JSON-lines file, a TensorBoard file, or a folder of them. A CSV file has columns for run, step and
     value, or a column of steps and one column a run.
     """
+    check_files(runs)
     from bayesvision.io.logs import read_logs
     from bayesvision.io.tensors import replacing
     from bayesvision.plots.curves import curve_grid
@@ -141,8 +142,6 @@ def _ranked(outcomes: dict[str, Outcome], minimize: bool) -> list[str]:
 
 
 def _show(title: str, ranked: list[str], found: "dict[str, Curve]", outcomes: dict[str, Outcome], mass: float) -> None:
-    from rich.markup import escape
-
     lines = []
     for name in ranked:
         (call, chance, final), curve = outcomes[name], found[name]
@@ -150,9 +149,9 @@ def _show(title: str, ranked: list[str], found: "dict[str, Curve]", outcomes: di
         if call == "done":
             predicted[1] = ""
         shown = "" if chance is None else f"{chance:.3f}"
-        lines.append([escape(name), f"{curve.steps[-1]:g}", f"{curve.values[-1]:.4g}", *predicted, shown, call])
+        lines.append([name, f"{curve.steps[-1]:g}", f"{curve.values[-1]:.4g}", *predicted, shown, call])
     columns = ["run", "step", "last", "predicted final", f"{mass:.0%} interval", "P(beats best)", "call"]
-    show(escape(title), columns, lines)
+    show(title, columns, lines)
 
 
 def _write(

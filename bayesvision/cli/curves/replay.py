@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from bayesvision.cli.common import FILE, Command, check_output, show, waiting
+from bayesvision.cli.common import FILE, Command, check_files, check_output, show, waiting
 from bayesvision.cli.curves.options import LOGS, build_units, check_runs, log_options, named, notice, open_fleet
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Grid(NamedTuple):
     stride: float
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Say what early stopping would have saved.")
 @click.argument("runs", type=LOGS)
 @click.option("--policy", default="lcpfn,patience,hyperband", show_default=True, help="Policies, comma-separated.")
 @click.option(
@@ -50,6 +50,7 @@ def replay(
     hyperband:ETA (asynchronous, 3), and thaw:ETA (freeze runs at 1/27, 1/9 and 1/3 of the horizon, and go on with
     one of the best third there before a new run begins, 3).
     """
+    check_files(runs)
     import numpy as np
 
     from bayesvision.early_stopping.replay import random_orders
@@ -174,7 +175,6 @@ def _spent(result: "Replay") -> float:
 
 def _show_once(title: str, metric: str, grid: Grid, results: "dict[str, Replay]", minimize: bool) -> None:
     import numpy as np
-    from rich.markup import escape
 
     optimum, whole, rows = _optimum(grid), _spent(results["none"]), []
     winner = int(np.nanmax(grid.values, 1).argmax())
@@ -187,7 +187,7 @@ def _show_once(title: str, metric: str, grid: Grid, results: "dict[str, Replay]"
         steps = f"{spent * grid.stride:,.0f}"
         rows.append([name, steps, f"{1 - spent / whole:.1%}", shown, f"{optimum - found:.3g}", str(stopped), fate])
     columns = ["policy", "steps spent", "saved", f"best {metric}", "regret", "runs stopped"]
-    show(escape(title), [*map(escape, columns), escape(f"best run ({grid.names[winner]})")], rows)
+    show(title, [*columns, f"best run ({grid.names[winner]})"], rows)
 
 
 def _show_often(title: str, grid: Grid, results: "dict[str, Replay]") -> None:

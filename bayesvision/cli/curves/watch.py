@@ -19,7 +19,7 @@ from urllib.parse import unquote_plus
 
 import click
 
-from bayesvision.cli.common import Command
+from bayesvision.cli.common import Command, check_files
 from bayesvision.cli.curves.options import LOGS, build_units, log_options, named
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def _policy(page: str) -> str:
     return f"default-src 'none'; {'; '.join(hashes)}; {rest}"
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Serve a page that follows growing logs.")
 @click.argument("runs", type=LOGS)
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0 takes a free one.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -219,6 +219,7 @@ def watch(
 
     Reads CSV, JSON-lines and TensorBoard files in RUNS and the folders below it, and nothing outside of it.
     """
+    check_files(runs)
     import torch
 
     from bayesvision.cli.curves.dashboard import Dashboard

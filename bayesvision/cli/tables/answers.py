@@ -81,7 +81,13 @@ def write(files: contextlib.ExitStack, out: Path, law: Any, question: Question, 
 
 
 def draw(
-    files: contextlib.ExitStack, path: Path, results: Results, posterior: Any, columns: "Columns", question: Question
+    files: contextlib.ExitStack,
+    path: Path,
+    results: Results,
+    posterior: Any,
+    columns: "Columns",
+    question: Question,
+    source: str,
 ) -> None:
     """Draw the predictions into the picture `path`: one numeric column as a band over it, more against the truth."""
     import numpy as np
@@ -91,7 +97,10 @@ def draw(
     from bayesvision import plots
     from bayesvision.io.tensors import replacing
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure.suptitle(
+        f"{question.target}: {len(question.new):,} rows, predicted from {len(question.y):,} rows of {source}"
+    )
     laws, truth = {name: law for name, (law, _) in results.items()}, question.truth
     if truth is not None:
         known = ~np.isnan(truth)
@@ -99,15 +108,15 @@ def draw(
     alone = len(columns.kept) == 1 and columns.kept[0].kind == "number"
     if question.labels and truth is not None:
         left, right = figure.subplots(1, 2)
-        plots.true_class_probabilities(laws, truth, ax=left).set(title=question.target)
+        plots.true_class_probabilities(laws, truth, ax=left)
         plots.reliability_diagram(laws, truth, ax=right)
     elif question.labels:
-        plots.class_shares(laws, question.labels, ax=figure.subplots()).set(title=question.target)
+        plots.class_shares(laws, question.labels, ax=figure.subplots())
     elif alone:
         _draw_band(figure.subplots(), posterior, columns, question)
     elif truth is not None:
         left, right = figure.subplots(1, 2)
-        plots.predicted_against_actual(laws["PFN"], truth, ax=left).set(title=question.target)
+        plots.predicted_against_actual(laws["PFN"], truth, ax=left)
         plots.calibration_curve(laws, truth, ax=right)
     else:
         rank = laws["PFN"].quantile(0.5).argsort().argsort()

@@ -12,7 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = ["BASELINES", "baseline"]
 
-BASELINES = {"gp": "GP", "nuts": "NUTS", "linear": "linear", "trees": "trees"}  # name -> as the table shows it
+BASELINES = {  # name -> as the table shows it
+    "mean": "mean only",
+    "gp": "GP",
+    "nuts": "NUTS",
+    "linear": "linear",
+    "trees": "trees",
+}
 FOLDS = 5
 MOST_LEVELS = 12  # of a category as columns of its own
 
@@ -28,8 +34,9 @@ def baseline(
 ) -> "Predictive":
     """What the baseline `name` predicts for `new` given (seen, y); `classes` is 0 for a numeric target.
 
-    `gp` and `nuts` are Gaussian processes, `linear` Bayesian ridge or logistic regression, `trees` histogram gradient
-    boosting, whose errors are normal with the deviation of five-fold cross-validation.
+    `mean` looks at no column: the normal, or the shares of the classes, of `y` alone. `gp` and `nuts` are Gaussian
+    processes, `linear` Bayesian ridge or logistic regression, `trees` histogram gradient boosting, whose errors are
+    normal with the deviation of five-fold cross-validation.
 
     Raises:
         ValueError: `gp` or `nuts` for classes.
@@ -37,6 +44,8 @@ def baseline(
     """
     import torch
 
+    if name == "mean":
+        return _constant(y, len(new), classes)
     if name == "trees":
         return _trees(columns, seen, y, new, classes, seed)
     x, unseen = _filled(columns, seen, new)
@@ -46,6 +55,19 @@ def baseline(
         raise ValueError(f"--compare {name} predicts numbers alone; for classes compare with linear or trees")
     with torch.enable_grad():
         return _process(x, y, unseen, seed) if name == "gp" else _nuts(x, y, unseen, seed)
+
+
+def _constant(y: np.ndarray, rows: int, classes: int) -> "Predictive":
+    import torch
+
+    from bayesvision.distributions import Categorical, Normal
+
+    if classes:
+        counts = np.bincount(y.astype(int), minlength=classes) + 1.0  # nothing is impossible
+        return Categorical(probs=torch.as_tensor(counts / counts.sum()).expand(rows, -1))
+    return Normal(torch.full((rows,), float(y.mean()).real, dtype=torch.float64), float(y.std()) + 1e-12).expand(
+        (rows,)
+    )
 
 
 def _filled(columns: "Columns", seen: "pandas.DataFrame", new: "pandas.DataFrame") -> tuple[np.ndarray, np.ndarray]:

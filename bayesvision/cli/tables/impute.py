@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, check_output, show, training_log
+from bayesvision.cli.common import FILE, Command, check_files, check_output, show, training_log
 from bayesvision.cli.tables.predict import kinds_of
 
 __all__ = ["impute"]
@@ -13,7 +13,7 @@ __all__ = ["impute"]
 SHOWN = 12  # columns in the table that is printed
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Fill in the missing cells of a table.")
 @click.argument("table", type=FILE)
 @click.option("--out", type=FILE, required=True, help="The table without holes (CSV).")
 @click.option("--cells", type=FILE, help="Every filled cell with its probability; OUT.cells.csv when left out.")
@@ -34,6 +34,7 @@ def impute(
 ) -> None:
     """Fill in the missing cells of TABLE (CSV) by a Boltzmann machine that learns from those that are there."""
     cells = out.with_name(out.stem + ".cells.csv") if cells is None else cells
+    check_files(table)
     for path in (out, cells, plot, model):
         if path is not None:
             check_output(path, table)

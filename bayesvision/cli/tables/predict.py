@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bayesvision.cli.common import FILE, Command, check_output, show, timed, waiting
+from bayesvision.cli.common import FILE, Command, check_files, check_output, show, timed, waiting
 from bayesvision.cli.tables.answers import Results, draw, report, write
 from bayesvision.cli.tables.question import Question, read_question
 
@@ -19,14 +19,14 @@ AUTO = "pfn-table or pfn-classes"
 SHOWN = 25  # columns of the table that says what each was taken for
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Predict a column of a table, with intervals.")
 @click.argument("train", type=FILE)
 @click.option("--target", required=True, help="Column of TRAIN to predict.")
 @click.option("--test", type=FILE, help="Rows to predict; without it a fifth of TRAIN is held out.")
 @click.option("--out", type=FILE, help="Write the prediction of every row as CSV.")
 @click.option("--plot", type=FILE, help="Draw the predictions into this picture (png, pdf or svg).")
 @click.option("--model", help=f"A shipped name or a checkpoint file.  [default: {AUTO}, by the target]")
-@click.option("--compare", default="", metavar="NAMES", help="Also fit these: gp, nuts, linear, trees.")
+@click.option("--compare", default="", metavar="NAMES", help="Also fit these: mean, gp, nuts, linear, trees.")
 @click.option(
     "--kind",
     "kinds",
@@ -66,6 +66,7 @@ def predict(
     names = _baselines(compare)
     if plot is not None and plot.suffix.lower() not in (".png", ".pdf", ".svg"):
         raise ValueError(f"--plot must end in .png, .pdf or .svg, got {plot.name!r}")
+    check_files(train, test)
     for path in filter(None, (out, plot)):
         check_output(path, train, test, model, plot if path is out else out)
     wanted = kinds_of(kinds)
@@ -88,7 +89,7 @@ def predict(
         if out is not None:
             write(files, out, results["PFN"][0], question, mass)
         if plot is not None:
-            draw(files, plot, results, posterior, columns, question)
+            draw(files, plot, results, posterior, columns, question, train.name)
     for path in filter(None, (out, plot)):
         click.echo(f"wrote {path}")
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from bayesvision.core.checks import check_count, check_inputs
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import NOT_STORED, convert_fields
-from bayesvision.core.roles import Log, Posterior
+from bayesvision.core.roles import Following, Posterior
 from bayesvision.core.warn import warn
 from bayesvision.distributions import Predictive
 from bayesvision.methods.bayescap.calibration import scale_factor
@@ -107,7 +107,7 @@ class BayesCap:
             )
 
     @outside_inference_mode
-    def fit(self, source: Any, calibrate: Any = None, log: Log | None = None) -> "BayesCapPosterior":
+    def fit(self, source: Any, calibrate: Any = None, log: Following = None) -> "BayesCapPosterior":
         """Train a cap on what the network says about the inputs of `source`, which is asked once.
 
         Args:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor, nn
 
 from bayesvision.core.modules import split_state
 from bayesvision.core.recipes import build, describe, to_json
-from bayesvision.core.roles import Exported, Log, Posterior
+from bayesvision.core.roles import Exported, Following, Posterior
 from bayesvision.distributions import Categorical, Mixture, Predictive
 from bayesvision.distributions.base import reshaped
 from bayesvision.methods.bayescap.calibration import Conformal, constant_law, legacy_loss
@@ -69,7 +69,7 @@ class Cap(Posterior):
         self.conformal = Conformal()
         self.metadata["parameters"] = sum(p.numel() for p in self.networks.parameters())
 
-    def learn(self, pairs: OutputDataset, log: Log | None) -> None:
+    def learn(self, pairs: OutputDataset, log: Following) -> None:
         """Fit constants first, then each network from there."""
         method, source = self.method, generator("cpu", self.method.train.seed, 1 << 40)
         self._start(self._sample(pairs, source), pairs)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from bayesvision.core.checks import check_count
+from bayesvision.core.data import rows_to_fit
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
-from bayesvision.core.roles import Log, Posterior
+from bayesvision.core.roles import Following, Posterior
 from bayesvision.methods.dkm.images import ImageDKM
 from bayesvision.methods.dkm.learning import Learned, Rows, centres, learn, penalties, stiffness
 from bayesvision.methods.dkm.machine import Machine
@@ -86,8 +87,8 @@ class DKM:
         penalties(self.nu, self.layers)
 
     @outside_inference_mode
-    def fit(self, source: Any, log: Log | None = None) -> Posterior:
-        """Learn from rows (x, y): a table, a Dataset, or a loader of batches.
+    def fit(self, source: Any, y: Any = None, log: Following = None) -> Posterior:
+        """Learn from rows: Data(x, y), x with `y` beside it, a Dataset, or a loader of batches.
 
         Returns:
             A `DKMPosterior`, or with `classes` a `DKMClassPosterior`.
@@ -97,6 +98,7 @@ class DKM:
             ValueError: inputs that are no rows, constant targets, labels that are not 0, ..., classes - 1, numbers that
                 are not finite, too many rows for all to be inducing points, or a kernel that is not positive definite.
         """
+        source, log = rows_to_fit(source, y, log)
         seen = read(source, self.train.seed, self.classes)
         if len(seen.inputs.shape) != 1:
             raise ValueError(

@@ -10,7 +10,7 @@ from torch import Tensor
 from bayesvision.core.checks import check_count
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import convert_fields
-from bayesvision.core.roles import Log
+from bayesvision.core.roles import Following
 from bayesvision.core.standardize import statistics
 from bayesvision.methods.dkm.convolution import ConvMachine
 from bayesvision.methods.dkm.learning import Learned, Rows, learn, penalties, stiffness
@@ -90,7 +90,7 @@ class ImageDKM:
         penalties(self.nu, self.layers * len(self.inducing))
 
     @outside_inference_mode
-    def fit(self, source: Any, log: Log | None = None, augment: Augment | None = None) -> DKMClassPosterior:
+    def fit(self, source: Any, log: Following = None, augment: Augment | None = None) -> DKMClassPosterior:
         """Learn from `Data(images, labels)`, a Dataset, or a loader of batches, which is read once and kept.
 
         Args:

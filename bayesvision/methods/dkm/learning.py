@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bayesvision.core.recipes import describe
-from bayesvision.core.roles import Log
+from bayesvision.core.roles import Following
 from bayesvision.methods.dkm.outputs import GaussianOutput, SoftmaxOutput
 from bayesvision.training.batches import Augment, Examples, Minibatches
 from bayesvision.training.examples import Scales
@@ -95,7 +95,7 @@ class Rows:
         return self.standard(x, y)
 
 
-def learn(method: Any, model: Learned, rows: Rows, log: Log | None, augment: Augment | None = None) -> dict[str, Any]:
+def learn(method: Any, model: Learned, rows: Rows, log: Following, augment: Augment | None = None) -> dict[str, Any]:
     """Train `model` by the recipe `method`, and return what it cost.
 
     Raises:

@@ -13,7 +13,7 @@ from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.motion import Motion
 from bayesvision.core.observations import check_no_design, check_observations, in_dtype, joint_batch
 from bayesvision.core.recipes import convert_fields, describe
-from bayesvision.core.roles import Conditionable, Draws, Exported, Family, Log
+from bayesvision.core.roles import Conditionable, Draws, Exported, Family, Following
 from bayesvision.core.warn import warn
 from bayesvision.distributions import GaussianMixture, Predictive
 from bayesvision.distributions.gaussian_mixture import unconstrained
@@ -73,7 +73,7 @@ class DistributionTransformer:
             raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
 
     @outside_inference_mode
-    def fit(self, source: Family, log: Log | None = None) -> "DTPosterior":
+    def fit(self, source: Any, log: Following = None) -> "DTPosterior":
         """Train on problems drawn from the family `source`; the result has seen no observation.
 
         Raises:

@@ -13,7 +13,7 @@ from bayesvision.core.context import KVCache
 from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import convert_fields, describe, to_json
-from bayesvision.core.roles import Conditionable, Exported, Log, Prior
+from bayesvision.core.roles import Conditionable, Exported, Following
 from bayesvision.distributions import Mixture, TruncatedTransformed, within
 from bayesvision.distributions.metric import MetricScale
 from bayesvision.methods.lcpfn.checks import batch_axes, check_values
@@ -78,7 +78,7 @@ class LCPFN:
             raise ValueError(f"width must be a multiple of heads, got {self.width} and {self.heads}")
 
     @outside_inference_mode
-    def fit(self, source: Prior, log: Log | None = None) -> "LCPFNPosterior":
+    def fit(self, source: Any, log: Following = None) -> "LCPFNPosterior":
         """Train on curves drawn from the prior `source`; the result has seen no curve.
 
         Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bayesvision.core.checks import as_tensor, check_count
 from bayesvision.core.modules import outside_inference_mode
-from bayesvision.core.roles import Log
+from bayesvision.core.roles import Following
 from bayesvision.distributions import Categorical
 from bayesvision.methods.mdbm.inference import Certificate
 from bayesvision.methods.mdbm.machine import images
@@ -69,7 +69,7 @@ class ImageMDBM(Learning):
             )
 
     @outside_inference_mode
-    def fit(self, source: Any, log: Log | None = None) -> "ImageMDBMPosterior":
+    def fit(self, source: Any, log: Following = None) -> "ImageMDBMPosterior":
         """Learn from `Data(images, labels)` or a loader of such batches, which is read once.
 
         Images are [batch, channels, height, width], or [batch, height, width], from 0 to 1 or bytes.

@@ -11,7 +11,7 @@ from torch import Tensor
 from bayesvision.core.checks import check_count, check_inputs, columns_of
 from bayesvision.core.data import Data
 from bayesvision.core.modules import outside_inference_mode
-from bayesvision.core.roles import Exported, Log
+from bayesvision.core.roles import Exported, Following
 from bayesvision.distributions import Bar, Categorical
 from bayesvision.methods.mdbm.coding import Coding
 from bayesvision.methods.mdbm.images import ImageMDBM
@@ -71,7 +71,7 @@ class MDBM(Learning):
         return ImageMDBM(shape=shape, classes=classes, **fields)
 
     @outside_inference_mode
-    def fit(self, source: Any, log: Log | None = None) -> "TableMDBMPosterior":
+    def fit(self, source: Any, log: Following = None) -> "TableMDBMPosterior":
         """Learn from a frame with holes, or from levels 0, 1, ... [rows, variables], NaN where unknown.
 
         Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 from bayesvision.core.checks import check_count, check_inputs
 from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import describe
-from bayesvision.core.roles import Conditionable, Exported, Log
+from bayesvision.core.roles import Conditionable, Exported, Following
 from bayesvision.distributions import Categorical
 from bayesvision.methods.mdbm.inference import Certificate, Exactness, elbo
 from bayesvision.methods.mdbm.machine import Machine
@@ -195,7 +195,7 @@ class MDBMPosterior(Conditionable):
         self.seen, self.metadata = seen, header["metadata"]
         return self.ready()
 
-    def learn(self, codes: Tensor, rows: MaskedRows, recipe: dict[str, Any], log: Log | None) -> Self:
+    def learn(self, codes: Tensor, rows: MaskedRows, recipe: dict[str, Any], log: Following) -> Self:
         """This posterior, trained on `rows`, whose levels are `codes`."""
         method = self.method
         self.machine.start_from(codes)

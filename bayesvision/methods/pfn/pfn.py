@@ -13,7 +13,7 @@ from bayesvision.core.context import Cache, KVCache
 from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import convert_fields, describe
-from bayesvision.core.roles import Conditionable, Exported, Log, Prior
+from bayesvision.core.roles import Conditionable, Exported, Following
 from bayesvision.core.standardize import Standardization
 from bayesvision.distributions import Bar, Categorical, Mixture
 from bayesvision.methods.pfn.tasks import TaskStream, context_inputs, network_targets
@@ -81,7 +81,7 @@ class PFN:
             raise ValueError(f"classes must be None or 2 to 10, got {self.classes}")
 
     @outside_inference_mode
-    def fit(self, source: Prior, log: Log | None = None) -> "PFNPosterior":
+    def fit(self, source: Any, log: Following = None) -> "PFNPosterior":
         """Train on data sets drawn from the prior `source`; the result has seen no data.
 
         Raises:

@@ -9,7 +9,7 @@ import torch
 from bayesvision.core.checks import check_count
 from bayesvision.core.modules import outside_inference_mode
 from bayesvision.core.recipes import NOT_STORED, convert_fields, describe
-from bayesvision.core.roles import Log
+from bayesvision.core.roles import Following
 from bayesvision.methods.ssvi.learning import Learner
 from bayesvision.methods.ssvi.model import Model
 from bayesvision.methods.ssvi.network import Initial, signature, sparsified, trainable
@@ -129,7 +129,7 @@ class SSVI:
         return cls(net, density, **(paper | fields))
 
     @outside_inference_mode
-    def fit(self, source: Any, log: Log | None = None, augment: Augment | None = None) -> SSVIPosterior:
+    def fit(self, source: Any, log: Following = None, augment: Augment | None = None) -> SSVIPosterior:
         """Train on the examples of `source`, which is read once and kept.
 
         Args:

@@ -20,7 +20,7 @@ from bayesvision.core.context import Cache, KVCache
 from bayesvision.core.data import output_dtype
 from bayesvision.core.modules import outside_inference_mode, share, split_state
 from bayesvision.core.recipes import convert_fields, describe
-from bayesvision.core.roles import Conditionable, Exported, Log, Prior
+from bayesvision.core.roles import Conditionable, Exported, Following
 from bayesvision.distributions import Categorical, Mixture
 from bayesvision.methods.tables.contexts import mixed, screened, spread
 from bayesvision.methods.tables.encoding import CELL_FEATURES, Encoding, target_features
@@ -85,7 +85,7 @@ class TablePFN:
             raise ValueError(f"classes must be None or 2 to 100, got {self.classes}")
 
     @outside_inference_mode
-    def fit(self, source: Prior, log: Log | None = None) -> "TablePFNPosterior":
+    def fit(self, source: Any, log: Following = None) -> "TablePFNPosterior":
         """Train on tables drawn from the prior `source`; the result has seen no data.
 
         Raises:

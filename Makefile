@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+TORCH_INDEX ?=  # an index of PyTorch's own, such as https://download.pytorch.org/whl/cpu; pip's otherwise
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: setup test test-all lint types contracts docs demo check clean
@@ -11,7 +12,7 @@ setup: $(VENV)/.ready  ## the library with all that its tests, checks and pages 
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(strip $(TORCH_INDEX)),--index-url $(strip $(TORCH_INDEX))) torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
@@ -47,4 +48,4 @@ demo: $(VENV)/.demo  ## the main job on real data: demo/fit.png and a table
 		--out demo/predictions.csv --plot demo/fit.png --compare mean,gp,linear,trees
 
 clean:
-	rm -rf $(VENV) build dist demo docs/_build docs/gallery docs/reference/api .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist demo docs/_build docs/gallery docs/reference/api docs/reference/results docs/reference/pictures .pytest_cache .ruff_cache

@@ -36,13 +36,15 @@ if TYPE_CHECKING:
     from bayesvision.training.train import Train as Train
 
 __version__ = "0.1.0"
-__all__ = [*NAMES, *MODULES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [*NAMES, *MODULES, "priors"]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     """A public name, imported on first use: the command answers before torch is loaded, and extras stay optional."""
     if name in MODULES:
         return importlib.import_module(f"bayesvision.{name}")
+    if name == "priors":
+        return _own_priors()
     if name in FORMER:
         now, since = FORMER[name]
         warnings.warn(f"bayesvision.{name} is bayesvision.{now} since {since}", DeprecationWarning, stacklevel=2)
@@ -57,6 +59,17 @@ def __getattr__(name: str) -> Any:
             raise
         raise ImportError(f'bayesvision.{name} needs {error.name}: pip install "bayesvision[{extra}]"') from error
     return getattr(module, name)
+
+
+def _own_priors() -> Any:
+    """The package `priors` that comes with this one, under its other name `bayesvision.priors`."""
+    priors = importlib.import_module("priors")
+    if not hasattr(priors, "GaussianProcessMixture"):
+        raise ImportError(
+            f"the package priors that Python finds, {getattr(priors, '__file__', priors)}, is not that of bayesvision; "
+            "uninstall or rename it, or put the folder that holds both first on sys.path"
+        )
+    return priors
 
 
 def __dir__() -> list[str]:

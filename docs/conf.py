@@ -24,12 +24,16 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx_gallery.gen_gallery",
     "results",
+    "pages",
+    "sphinx-mathjax-offline",
 ]
 exclude_patterns = ["_build", "gallery/*.ipynb", "gallery/*.py", "api/*.ipynb"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"bayesvision {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 
 # Pages: MyST with executed cells. A cell that fails, fails the build.
 myst_enable_extensions = ["dollarmath", "colon_fence"]

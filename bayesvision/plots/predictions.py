@@ -246,7 +246,7 @@ def _targets(predictive: Continuous, y: Any) -> Tensor:
             f"y must have one finite target for each predicted row, the shape {tuple(mean.shape)}, "
             f"got {value.shape} with {(~np.isfinite(value)).sum()} NaN or infinite values"
         )
-    return torch.as_tensor(value).to(mean)
+    return torch.tensor(value).to(mean)  # a copy: an array may be read-only
 
 
 def _pit(predictive: Continuous, y: Any) -> np.ndarray:

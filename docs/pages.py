@@ -32,9 +32,9 @@ class Questions(SphinxDirective):
         for part, pairs in questions().items():
             areas.setdefault(AREAS.get(part.split("/")[0], "Everything else"), []).extend(pairs)
         parts = []
-        for name, pairs in areas.items():
+        for name, pairs in sorted(areas.items(), key=lambda item: item[0] == "Everything else"):
             parts.append(f"**{name}**")
-            parts += [f"- *{cell(wrong)}*  \n  {cell(helps[0].upper() + helps[1:])}." for wrong, helps in pairs]
+            parts += [f"- *{cell(wrong)}* → {cell(helps[0].upper() + helps[1:])}." for wrong, helps in pairs]
         return self.parse_text_to_nodes("\n\n".join(parts))
 
 

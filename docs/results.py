@@ -12,6 +12,7 @@ from views import VIEWS, View
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "results"
 PAGES = Path(__file__).parent / "reference" / "results"
+WORDS = {"seen": "seen", "rows": "rows", "features": "inputs"}  # after the numbers that head columns
 PICTURES = Path(__file__).parent / "reference" / "pictures"
 
 
@@ -180,8 +181,7 @@ def crossed(view: View, rows: list[dict[str, Any]]) -> tuple[list[str], list[lis
             bold = view.good is not None and bool(numbers) and row.get(key) == view.good(numbers)
             line.append(value_with_error(row.get(key), row.get(error) if error else None, bold))
         lines.append(line)
-    words = {"seen": "seen", "rows": "rows", "features": "inputs"}
-    heads = [f"{cell(n)} {words[across]}" if across in words and not isinstance(n, str) else cell(n) for n in names]
+    heads = [f"{cell(n)} {WORDS[across]}" if across in WORDS and not isinstance(n, str) else cell(n) for n in names]
     return [*view.columns.values(), *heads], lines
 
 
@@ -208,7 +208,7 @@ def picture(view: View, results: dict[str, Any], path: Path) -> None:
             color=PALETTE[k % len(PALETTE)],
             markersize=5,
             linewidth=1,
-            label=f"{name} {across}" if not isinstance(name, str) else name,
+            label=name if isinstance(name, str) else f"{name} {WORDS.get(across, across)}",
         )
     ax.set_yticks(range(len(lines)), [str(line) for line in lines])
     ax.invert_yaxis()

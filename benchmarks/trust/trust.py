@@ -99,18 +99,18 @@ def line(x: torch.Tensor, y: torch.Tensor | None = None) -> Any:
 
 
 def cap(count: int) -> np.ndarray:
-    """The spread around a frozen linear model, on data that bend."""
-    prior, levels = priors.GaussianProcess(1, 0.3, 0.05), []
+    """The spread around a frozen network that is right on the mean, of noise that grows with x."""
+    levels = []
+
+    def net(rows: torch.Tensor) -> torch.Tensor:
+        return 0.5 * rows[..., 0]
+
     for k in range(count):
-        task = prior.sample(1, 201, generator=generator("cpu", SEED, k))
-        x, y = task.x[0], task.y[0]
-
-        def net(rows: torch.Tensor) -> torch.Tensor:
-            return 0.5 * rows[..., 0]
-
-        recipe = bv.BayesCap(
-            net, "student", ("output", "input"), width=16, train=bv.Train(steps=300, batch=50, lr=1e-2)
-        )
+        rng = generator("cpu", SEED, k)
+        x = torch.rand(201, 1, generator=rng, dtype=torch.float32)
+        y = net(x) + (0.1 + 0.4 * x[:, 0]) * torch.randn(201, generator=rng, dtype=torch.float32)
+        train = bv.Train(steps=300, batch=50, lr=1e-2)
+        recipe = bv.BayesCap(net, "student", ("output", "input"), width=16, train=train)
         law = recipe.fit(bv.Data(x[:200], y[:200])).predict(x[200:])
         levels.append(float(pit(law, y[200:].to(law.mean)).flatten()[0].detach()))
     return np.array(levels)

@@ -105,14 +105,14 @@ def main() -> None:
     parser.add_argument("--functions", nargs="*", default=list(FUNCTIONS))
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--acquisitions", nargs="*", default=["LogEI", "qLogEI", "qLogNEI"])
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, nargs="*", default=list(range(10)))
     parser.add_argument("--lines", type=Path, default=Path("botorch_regret.jsonl"), help="runs done, to go on from")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     runs = [json.loads(line) for line in arguments.lines.read_text().splitlines()] if arguments.lines.exists() else []
     done = {(r["function"], r["model"], r["acquisition"], r["seed"]) for r in runs}
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         for function in arguments.functions:
             for kind in arguments.acquisitions:
                 for model in arguments.models:

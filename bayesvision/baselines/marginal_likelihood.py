@@ -138,7 +138,7 @@ def _maximise(
             begin = hyper._replace(**{name: getattr(hyper, name) * noise[name].exp() for name in free})
         found, cost = _climb(_Exact(method, x, y, begin), x, y, spread, free, method.steps)
         if log is not None:
-            log.log({"loss": cost}, k)
+            log.log({"loss": cost}, k + 1)
         if cost < best_cost:
             best, best_cost = found, cost
     return best

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import joblib
+import pyro
 import torch
 from jaxtyping import Bool, Float, Int
 from pyro import infer
@@ -62,34 +63,46 @@ class _Kernel(infer.NUTS):
 def run_chains(method: Any, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], log: Log | None) -> Iterator[Chain]:
     """The chains of a recipe in their order, each a pure function of (seed, chain)."""
     if min(method.processes, method.chains) == 1:
+        diverged = 0
         for number in range(method.chains):
-            yield run_chain(method, number, x, y, log)
+            chain = run_chain(method, number, x, y, log, diverged)
+            diverged += int(chain.diverging.sum())
+            yield chain
         return
-    tasks = (joblib.delayed(_run_alone)(method, number, x, y) for number in range(method.chains))
+    params = pyro.get_param_store().get_state()  # which a program may read
+    tasks = (joblib.delayed(_run_alone)(method, number, x, y, params) for number in range(method.chains))
     # loky sends programs of a notebook or of a script without a main guard too, and shuts down by itself
     workers = joblib.Parallel(n_jobs=method.processes, backend="loky", return_as="generator")
     found: Any = workers(tasks)
+    diverged = 0
     for number, chain in enumerate(found):
+        diverged += int(chain.diverging.sum())
         if log is not None:
-            log.log(_report(chain.diverging.sum(), chain.acceptance, chain.step_size), (number + 1) * _steps(method))
+            log.log(_report(diverged, chain.acceptance, chain.step_size), (number + 1) * _steps(method))
         yield chain
 
 
-def _run_alone(method: Any, number: int, x: Tensor, y: Tensor) -> Chain:
+def _run_alone(method: Any, number: int, x: Tensor, y: Tensor, params: Any) -> Chain:
     torch.set_num_threads(1)  # the processes are what shares the cores
+    pyro.get_param_store().set_state(params)
     return run_chain(method, number, x, y, None)
 
 
 def run_chain(
-    method: Any, number: int, x: Float[Tensor, "n features"], y: Float[Tensor, " n"], log: Log | None
+    method: Any,
+    number: int,
+    x: Float[Tensor, "n features"],
+    y: Float[Tensor, " n"],
+    log: Log | None,
+    diverged: int = 0,
 ) -> Chain:
-    """Chain `number` of a recipe, in this process."""
+    """Chain `number` of a recipe, in this process; `diverged` steps of those before it count in its log."""
     kernel, steps = _Kernel(method), _steps(method)
     every, last = max(1, steps // REPORTS), {}
 
     def follow(*_: Any) -> None:
         done = len(kernel.depths)
-        last.update(_report(len(kernel._divergences), kernel._mean_accept_prob, kernel.step_size))
+        last.update(_report(diverged + len(kernel._divergences), kernel._mean_accept_prob, kernel.step_size))
         if log is not None and (done % every == 0 or done == steps):
             log.log(last.copy(), number * steps + done)
 

@@ -29,7 +29,7 @@ def rows_to_fit(source: Any, y: Any, log: Following) -> tuple[Any, Following]:
     Raises:
         TypeError: targets for rows that have theirs.
     """
-    follows: Any = isinstance(y, str) or (isinstance(y, Log) and not isinstance(y, Tensor))  # tensors have a log, too
+    follows: Any = isinstance(y, str) or (isinstance(y, Log) and not hasattr(y, "__array__"))  # columns have a log, too
     if y is None or follows:
         found: Any = log if y is None else y
         return source, found

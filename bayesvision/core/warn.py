@@ -2,21 +2,19 @@
 
 import sys
 import warnings
-from pathlib import Path
 
 __all__ = ["warn"]
 
-PACKAGE = str(Path(__file__).parents[1])
-WRAPPERS = ("jaxtyping", "_contextlib.py")  # what decorators put between: checked annotations, torch.no_grad
+INSIDE = ("bayesvision", "jaxtyping", "torch.utils._contextlib", "contextlib")  # modules, and what they hold
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the innermost line that is not of this package."""
+    """Warn at the innermost line that is not of this package, nor of a decorator that it uses."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back is not None and _own(frame.f_code.co_filename):
+    while frame.f_back is not None and _own(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=level)
 
 
-def _own(name: str) -> bool:
-    return name.startswith((PACKAGE, "<@beartype")) or any(part in name for part in WRAPPERS)
+def _own(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in INSIDE)

@@ -1,7 +1,6 @@
 """Predictions for people: as a frame, and as a small picture in a notebook."""
 
 import html
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +25,7 @@ def framed(parts: dict[str, Tensor], shape: tuple[int, ...]) -> "pandas.DataFram
     columns = {name: value.detach().flatten().cpu().numpy() for name, value in parts.items()}
     if len(shape) < 2:
         return pandas.DataFrame(columns)
-    index = pandas.MultiIndex.from_tuples(list(itertools.product(*map(range, shape))))
+    index = pandas.MultiIndex.from_product([range(size) for size in shape])
     return pandas.DataFrame(columns, index=index)
 
 
@@ -52,6 +51,8 @@ def _intervals(law: Any) -> str:
     """Median, half and nine tenths of every marginal, side by side."""
     law = _first(law)
     levels = law.quantile(torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)).double().reshape(5, -1)
+    if not bool(levels.isfinite().all()):
+        raise ValueError("quantiles that are not finite have no place in a picture")
     low, high = float(levels.min()), float(levels.max())
     across, span = (WIDTH - 2 * EDGE) / levels.shape[1], (high - low) or 1.0
 

@@ -8,7 +8,7 @@ import torch.distributions as td
 from torch import Tensor
 
 from bayesvision import __version__
-from bayesvision.core.checks import check_count, check_inputs, check_targets
+from bayesvision.core.checks import as_tensor, check_count, check_inputs
 from bayesvision.core.data import Data
 from bayesvision.core.roles import Draws, Posterior, Sampled
 from bayesvision.integrations import needs
@@ -82,6 +82,8 @@ def to_arviz(source: Any, data: Any = None, **choices: int) -> Any:
 def _drawn(source: Posterior, data: Any, count: int, seed: int) -> Draws:
     if data is not None and not isinstance(data, Data):
         raise TypeError(f"data must be Data(x, y), got {type(data).__name__}")
+    if data is not None and data.x is None:
+        raise ValueError("data must hold rows x, got None; of a family without designs, condition on y alone")
     with torch.no_grad():
         if isinstance(source, Sampled):
             return source.sampled(count, seed, None if data is None else data.x)
@@ -89,13 +91,27 @@ def _drawn(source: Posterior, data: Any, count: int, seed: int) -> Draws:
             raise ValueError(
                 f"{type(source).__name__} has no draws of its own; say by data=Data(x, y) which rows to predict"
             )
-        return Draws({}, source.predict(data.x), check_inputs(data.x))
+        return Draws({}, source.predict(data.x), _numbers(data.x))
+
+
+def _numbers(x: Any) -> Tensor | None:
+    """Rows as numbers; None where they are text or dates, which have no place in a data set of numbers."""
+    try:
+        return check_inputs(x, missing=True)
+    except ValueError:
+        return None
 
 
 def _targets(data: Data, law: td.Distribution) -> Tensor:
     """Targets of the rows of `data`, which classes may have as numbers of any kind."""
-    y = torch.as_tensor(np.asarray(data.y)) if isinstance(law, td.Categorical) else None
-    return check_targets(data.y, check_inputs(data.x), constant=True) if y is None else y.long()
+    y = as_tensor("y", data.y)
+    rows = law.batch_shape[len(law.batch_shape) - y.ndim :]
+    if tuple(y.shape) != tuple(rows) or not bool(torch.isfinite(y.double()).all()):
+        raise ValueError(
+            f"y must have one finite value for each row that is predicted, {tuple(rows)}, got {tuple(y.shape)}; "
+            "leave out rows without"
+        )
+    return y.long() if isinstance(law, td.Categorical) else y
 
 
 def _rows(found: Draws, y: Tensor | None, draws: int, seed: int) -> dict[str, dict[str, Tensor]]:
@@ -120,6 +136,8 @@ def _dataset(values: dict[str, Tensor], group: str) -> "xarray.Dataset":
     for name, value in values.items():
         array = value.detach().cpu().numpy()
         name = name.replace("/", ".")  # a tree takes it for a path
+        if name in ("chain", "draw"):
+            raise ValueError(f"the latent variable {name!r} is called like an axis of ArviZ; rename it in the program")
         named = {"y": ("row",), "x": ("row", "column")}.get(name) if group != "posterior" else None
         own = array.ndim - len(lead)
         rest = named if named and len(named) == own else tuple(f"{name}_dim_{k}" for k in range(own))

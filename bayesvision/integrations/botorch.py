@@ -5,14 +5,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from bayesvision.core.roles import Conditionable, Joint, Posterior
-from bayesvision.distributions import Continuous
+from bayesvision.core.roles import Amortized, Conditionable, Joint, Posterior
+from bayesvision.distributions import Bar, Continuous, Mixture
 from bayesvision.integrations import needs
 
 with needs("botorch"):
     from botorch.acquisition import AnalyticAcquisitionFunction
     from botorch.acquisition.objective import PosteriorTransform, ScalarizedPosteriorTransform
-    from botorch.models.model import FantasizeMixin, Model
+    from botorch.models.model import Model
     from botorch.posteriors import GPyTorchPosterior
     from botorch.posteriors import Posterior as BotorchPosterior
     from botorch.sampling import IIDNormalSampler, SobolQMCNormalSampler
@@ -108,14 +108,15 @@ def _sampler(
     return kind(sample_shape, seed=seed)
 
 
-class PredictiveModel(Model, FantasizeMixin):
+class PredictiveModel(Model):
     """Any posterior that predicts one number, as a BoTorch model.
 
     It predicts observations: noise is included, whatever `observation_noise` says, because no posterior but a
     Gaussian process's could take it out. Where the posterior is `Joint` (GP, DKM), q points are jointly normal;
     elsewhere (PFN and others) they are independent given the data, so of several candidates at once each is good by
-    itself, and they may lie close together: condition on one before asking for the next. BoTorch maximises: negate
-    targets that are to be small.
+    itself, and they may lie close together: condition on one before asking for the next. No gradient runs through
+    what is conditioned on, so acquisition functions that look ahead (knowledge gradients) are not for it. BoTorch
+    maximises: negate targets that are to be small.
 
     Example:
         >>> model = PredictiveModel(bv.pretrained("pfn-gp").condition(X, y))
@@ -136,7 +137,8 @@ class PredictiveModel(Model, FantasizeMixin):
                 "bv.GP().fit(bv.Data(X, y)), for example"
             )
         self.predictive = posterior
-        self._batch = torch.Size()
+        seen: Any = posterior.x if isinstance(posterior, Amortized) and posterior.rows else None
+        self._batch = torch.Size() if seen is None else seen.shape[:-2]
 
     @property
     def num_outputs(self) -> int:
@@ -186,9 +188,11 @@ class PredictiveModel(Model, FantasizeMixin):
     def condition_on_observations(self, X: Tensor, Y: Tensor, **_: Any) -> Self:
         """The model that has also seen Y [*batch, n, 1] at X [*batch, n, d]; self is left as it was.
 
+        Networks take a batch of data sets, each beside what was seen before; a `GP` or `DKM` takes one.
+
         Raises:
             TypeError: the posterior does not take in rows after `fit`.
-            ValueError: what `condition` refuses.
+            ValueError: what `condition` refuses, batches for a posterior of one data set among them.
         """
         if not isinstance(self.predictive, Conditionable):
             raise TypeError(
@@ -196,9 +200,25 @@ class PredictiveModel(Model, FantasizeMixin):
             )
         batch = torch.broadcast_shapes(X.shape[:-2], Y.shape[:-2])
         X, Y = X.expand(*batch, *X.shape[-2:]), Y.expand(*batch, *Y.shape[-2:])
-        new = type(self)(self.predictive.condition(X, Y.squeeze(-1)))
-        new._batch = batch
-        return new
+        Y, before = Y.squeeze(-1), self.predictive
+        if batch and isinstance(before, Amortized) and before.rows:
+            old: Any = before
+            lead = len(self._batch)
+            x, y = (v.to(X).expand(*batch, *v.shape[lead:]) for v in (old.x, old.y))
+            before, X, Y = old.unconditioned(), torch.cat([x, X], -2), torch.cat([y, Y], -1)
+        return type(self)(before.condition(X, Y))
+
+
+def _reflected(law: Any) -> Any:
+    """The distribution of -y."""
+    if isinstance(law, Bar):
+        return law.affine(0.0, -1.0)
+    if isinstance(law, Mixture):
+        return Mixture.of(_reflected(law.component_distribution), law.mixture_distribution.logits)
+    if "loc" not in law.arg_constraints:
+        raise ValueError(f"maximize=False is not for {type(law).__name__}; negate the targets and maximise")
+    parts = {name: getattr(law, name) for name in law.arg_constraints}
+    return type(law)(**(parts | {"loc": -law.loc}), validate_args=False)
 
 
 class PredictiveLogEI(AnalyticAcquisitionFunction):
@@ -230,5 +250,4 @@ class PredictiveLogEI(AnalyticAcquisitionFunction):
         law, best = model._marginals(X)[..., 0], torch.as_tensor(self.best_f).to(X)
         if self.maximize:
             return law.log_expected_improvement(best)
-        gain = (law.expected_absolute_error(best) + best - law.mean) / 2  # E max(best - y, 0)
-        return gain.clamp(min=torch.finfo(gain.dtype).tiny).log()
+        return _reflected(law).log_expected_improvement(-best)

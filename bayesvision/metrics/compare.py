@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from bayesvision.core.data import Data
-from bayesvision.core.roles import Conditionable, Method, Posterior
+from bayesvision.core.roles import Amortized, Conditionable, Method, Posterior
 from bayesvision.distributions import Discrete
 from bayesvision.metrics.calibration import coverage, expected_calibration_error, quantile_calibration_error
 from bayesvision.metrics.scores import accuracy, brier, crps, interval_width, nll, rmse
@@ -30,9 +30,9 @@ def compare(posteriors: Mapping[str, Any], data: Data, train: Data | None = None
         >>> bv.metrics.compare({"pfn": bv.pretrained("pfn-gp"), "gp": bv.GP()}, test, train)
 
     Args:
-        posteriors: by name; with `train`, recipes that learn from data, or posteriors that are conditioned.
+        posteriors: by name; with `train`, recipes that learn from data, or networks that are conditioned.
         data: rows with targets to score.
-        train: rows to learn from.
+        train: rows to learn from; models have seen nothing yet.
 
     Raises:
         ImportError: pandas is missing.
@@ -55,11 +55,15 @@ def compare(posteriors: Mapping[str, Any], data: Data, train: Data | None = None
 
 def _learned(model: Any, train: Data) -> Posterior:
     """A recipe fitted to the rows, or a posterior conditioned on them."""
-    if isinstance(model, Conditionable):
+    if isinstance(model, Amortized) and isinstance(model, Conditionable):
+        if model.rows:
+            raise ValueError(
+                f"the posterior has seen {model.rows} rows already; give posterior.unconditioned(), or leave train out"
+            )
         return model.condition(*train)
     if isinstance(model, Posterior) or not isinstance(model, Method):
         raise TypeError(
-            "with train, a model must be a recipe such as GP() or a posterior with condition, got "
+            "with train, a model must be a recipe such as GP() or a network that has seen nothing, got "
             f"{type(model).__name__}; leave train out to compare what is fitted"
         )
     return model.fit(train)

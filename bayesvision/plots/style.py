@@ -1,5 +1,6 @@
 """Colours, axes and legends that the pictures share."""
 
+import sys
 from typing import Any, Literal
 
 from matplotlib.axes import Axes
@@ -15,15 +16,28 @@ INK, MUTED, GRID = "#262626", "#6E6E6E", "#E8E8E8"
 
 
 def new_figure(**options: Any) -> Figure:
-    """A figure that pyplot knows, so that a notebook shows it."""
+    """A figure of its own, which a notebook shows where a cell ends with it."""
+    return Figure(layout="constrained", facecolor="white", **options)
+
+
+def in_notebook() -> bool:
+    """Whether IPython runs this."""
+    shell: Any = sys.modules.get("IPython")
+    return shell is not None and shell.get_ipython() is not None
+
+
+def shown_figure(size: tuple[float, float]) -> Figure:
+    """A figure for axes: in a notebook one that pyplot knows, as it shows no axes by themselves."""
+    if not in_notebook():
+        return new_figure(figsize=size)
     from matplotlib import pyplot
 
-    return pyplot.figure(layout="constrained", facecolor="white", **options)
+    return pyplot.figure(figsize=size, layout="constrained", facecolor="white")
 
 
 def new_axes(ax: Axes | None, size: tuple[float, float] = (6.4, 4.0)) -> Axes:
     """Axes, of a fresh figure if none are given, in the style of this module: an open frame and a light grid behind."""
-    ax = new_figure(figsize=size).add_subplot() if ax is None else ax
+    ax = shown_figure(size).add_subplot() if ax is None else ax
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set(color=MUTED, linewidth=0.8)
     ax.tick_params(length=0, pad=6, labelcolor=INK, labelsize=9)

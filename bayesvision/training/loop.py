@@ -51,7 +51,7 @@ def _terminations(listen: bool) -> Iterator[list[int]]:
     if not listen or threading.current_thread() is not threading.main_thread():
         yield caught
         return
-    kinds = (signal.SIGTERM, signal.SIGINT)
+    kinds = [k for k in (signal.SIGTERM, signal.SIGINT) if signal.getsignal(k) is not signal.SIG_IGN]  # as it was asked
     before = [signal.signal(kind, lambda number, _: _once(caught, number)) for kind in kinds]
     try:
         yield caught

@@ -239,7 +239,7 @@ def test_fit_logs_the_loss_of_every_start():
     x, y = draw(priors.GaussianProcess(1, 0.3, 0.05), 25)
     memory = KVCache()
     posterior = GP(restarts=2, standardize=False).fit(Data(x, y), memory)
-    assert [step for step, _ in memory] == [0, 1, 2]
+    assert [step for step, _ in memory] == [1, 2, 3]
     assert -min(loss for _, loss in memory) * 25 == pytest.approx(posterior.log_evidence.item(), rel=1e-6)
 
 

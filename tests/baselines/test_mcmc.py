@@ -162,6 +162,22 @@ def test_chains_in_processes_are_those_of_one_process():
     assert len(logs[0].steps) > 20 and logs[0].names == logs[1].names == {"divergences", "acceptance", "step size"}
 
 
+def with_parameter(x, y=None):
+    slope = pyro.sample("slope", dist.Normal(0, pyro.param("scale_of_the_test", torch.tensor(1e-3))))
+    with pyro.plate("rows", len(x)):
+        pyro.sample("y", dist.Normal(slope * x[:, 0], 0.3), obs=y)
+
+
+def test_processes_see_pyros_parameters():
+    pyro.get_param_store().clear()
+    pyro.param("scale_of_the_test", torch.tensor(5.0))
+    try:
+        one, two = (MCMC(with_parameter, 20, 10, 2, processes=n).fit(Data(*rows())) for n in (1, 2))
+    finally:
+        pyro.get_param_store().clear()
+    assert torch.equal(one.latent["slope"], two.latent["slope"]) and one.latent["slope"].abs().max() > 0.1
+
+
 def funnel(x, y=None):
     level = pyro.sample("level", dist.Normal(0, 3))
     place = pyro.sample("place", dist.Normal(torch.zeros(6), (level / 2).exp()).to_event(1))

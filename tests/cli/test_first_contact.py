@@ -84,6 +84,11 @@ def test_doctor_knows_a_network_that_answers_otherwise(monkeypatch, tmp_path):
     wrong = ran("doctor")
     assert wrong.exit_code == 1 and "lcpfn gave another answer" in wrong.output
     assert wrong.output.count("as recorded") == len(bv.shipped()) - 1
+    del answers["pfn-gp"]
+    answers["lcpfn"] = answers["lcpfn"][:1]
+    (tmp_path / "answers.json").write_text(json.dumps(answers))
+    lacking = ran("doctor")
+    assert lacking.exit_code == 1 and "pfn-gp, lcpfn gave another answer" in lacking.output
 
 
 def test_ctrl_c_keeps_a_training_and_names_resume(tmp_path):

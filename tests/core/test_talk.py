@@ -44,6 +44,8 @@ def test_a_picture_is_to_scale():
     assert per_unit > 0 and tall[0] == pytest.approx(2 * 1.6449 * per_unit, abs=0.2)
     assert tall[2] == pytest.approx(2 * tall[0], abs=0.3) and tall[1] == pytest.approx(2 * 0.6745 * per_unit, abs=0.2)
     assert "<svg" not in Normal(torch.empty(0), torch.empty(0))._repr_html_()
+    bad = Normal(torch.tensor([0.0, float("nan")]), torch.ones(2), validate_args=False)
+    assert "<svg" not in bad._repr_html_()
 
 
 def test_predictions_are_frames():
@@ -58,6 +60,7 @@ def test_predictions_are_frames():
     assert list(classes["mode"]) == [1, 0] and classes["p1"].iloc[0] == pytest.approx(0.8)
     with pytest.raises(ValueError, match="mass"):
         law.to_frame(mass=1.5)
+    assert Normal(torch.zeros(0, 2), torch.ones(0, 2)).to_frame().shape == (0, 5)
 
 
 def test_rows_beside_their_targets():
@@ -67,6 +70,13 @@ def test_rows_beside_their_targets():
         assert torch.equal(one.mean, two.mean)
         with pytest.raises(TypeError, match="y came twice"):
             method.fit(bv.Data(x, y), y)
+
+    class Column(np.ndarray):  # as polars' columns, it has a method log
+        def log(self, metrics, step, /):
+            raise AssertionError
+
+    recipe = bv.GP(steps=5, restarts=0)
+    assert torch.equal(recipe.fit(x, y.numpy().view(Column)).predict(x).mean, recipe.fit(x, y).predict(x).mean)
     with pytest.raises(TypeError, match=r"or x and y"):
         bv.GP().fit(x)
     with pytest.raises(TypeError, match=r"pretrained\('pfn-gp'\).condition\(x, y\)"):
@@ -98,6 +108,13 @@ def test_warnings_point_at_the_line_that_called():
     with pytest.warns(RuntimeWarning) as caught:
         warn("here", RuntimeWarning)
     assert caught[0].filename == __file__
+    with pytest.warns(DeprecationWarning) as caught:  # from a generated __init__
+        bv.Train(clip=1.0)
+    assert caught[0].filename == __file__
+    named = compile("warn('theirs')", "/home/me/bayesvision_runs/jaxtyping_tests.py", "exec")
+    with pytest.warns(UserWarning) as caught:
+        exec(named, {"warn": warn, "__name__": "bayesvision_runs"})
+    assert caught[0].filename == "/home/me/bayesvision_runs/jaxtyping_tests.py"
 
 
 def test_every_warning_of_the_library_goes_through_warn():

@@ -2,6 +2,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -128,6 +129,28 @@ def test_predictions_and_posteriors_without_draws():
     assert tree["observed_data"]["y"].dtype.kind == "i"
 
 
+def test_rows_that_are_text_and_targets_of_several_outputs():
+    frame = pd.DataFrame({"age": [31.0, 45, 50, 62], "city": ["Oslo", "Rome", "Rome", "Oslo"]})
+    post = bv.pretrained("pfn-table").condition(frame, [3.1, 4.4, 4.0, 6.3])
+    tree = to_datatree(post, bv.Data(frame, [3.1, 4.4, 4.0, 6.3]), draws=40)
+    assert tree["observed_data"]["y"].shape == (4,) and "constant_data" not in tree.children
+    law = bv.distributions.Normal(torch.zeros(5, 2), torch.ones(5, 2))
+    tree = to_datatree(law, bv.Data(torch.zeros(5, 1), torch.ones(5, 2)), draws=40)
+    assert tree["observed_data"]["y"].shape == (5, 2)
+
+
+def test_new_rows_of_a_process_have_no_log_likelihood():
+    from priors.families import ProcessHyperparameters
+
+    train = bv.Train(steps=3, batch=4)
+    recipe = bv.DistributionTransformer(components=2, width=16, layers=1, heads=2, train=train)
+    post = recipe.fit(ProcessHyperparameters())
+    x = torch.linspace(0, 1, 5, dtype=torch.float64).unsqueeze(-1)
+    seen = post.condition(x, torch.sin(x[:, 0]))
+    for tree in (to_datatree(seen, draws=40), to_datatree(seen, bv.Data(x + 0.1, torch.sin(x[:, 0])), draws=40)):
+        assert "log_likelihood" not in tree.children and "posterior" in tree.children
+
+
 def test_mistakes_are_named():
     x, y = rows()
     gp = bv.GP(steps=5, restarts=0).fit(bv.Data(x, y))
@@ -141,7 +164,7 @@ def test_mistakes_are_named():
         to_datatree(gp, x)  # pyright: ignore
     with pytest.raises(ValueError, match="does not keep those"):
         to_datatree(seen(PLAIN["ssvi"]))
-    with pytest.raises(ValueError, match="one value for each row"):
+    with pytest.raises(ValueError, match="one finite value for each row"):
         to_datatree(gp, bv.Data(x, y[:3]))
 
 

@@ -174,6 +174,58 @@ def test_batches_of_fantasies(trained):
     torch.testing.assert_close(many.posterior(x).mean[1], one.posterior(x[1]).mean, rtol=1e-4, atol=1e-4)
 
 
+def test_batches_beside_what_was_seen(trained):
+    x = torch.rand(3, 2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.randn(3, 2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    many = trained.condition_on_observations(x, y)
+    assert many.batch_shape == (3,) and many.posterior(x).mean.shape == (3, 2, 1)
+    one = trained.condition_on_observations(x[1], y[1])
+    torch.testing.assert_close(many.posterior(x).mean[1], one.posterior(x[1]).mean, rtol=1e-4, atol=1e-4)
+    wrapped = PredictiveModel(many.predictive)  # a posterior of a batch of data sets
+    assert wrapped.batch_shape == (3,)
+    torch.testing.assert_close(wrapped.posterior(x).mean, many.posterior(x).mean)
+    more = many.condition_on_observations(x, y)
+    assert more.batch_shape == (3,) and more.predictive.rows == len(rows()[0]) + 4
+    with pytest.raises(ValueError, match="one data set"):
+        PredictiveModel(process()).condition_on_observations(x, y)
+
+
+def test_points_of_a_deep_kernel_machine_come_in_batches():
+    machine = bv.DKM(layers=1, inducing=None, train=bv.Train(steps=5)).fit(*rows())
+    x = torch.rand(3, 2, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = PredictiveModel(machine).posterior(x)
+    assert found.mean.shape == (3, 2, 1) and found.rsample(torch.Size([5])).shape == (5, 3, 2, 1)
+    torch.testing.assert_close(found.distribution.covariance_matrix[2], machine.joint(x[2]).covariance_matrix)
+    value = qLogExpectedImprovement(PredictiveModel(machine), 0.5)(x)
+    assert value.shape == (3,) and value.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["normal", "bar", "mixture"])
+def test_minimising_is_maximising_the_mirrored_far_out_too(name):
+    law = laws()[name]
+
+    class Given(Posterior):
+        def __init__(self, law):
+            super().__init__()
+            self.law = law
+
+        def predict(self, x):
+            return self.law
+
+    mirrored = bv.distributions.Normal(-law.loc, law.scale) if name == "normal" else None
+    if name == "bar":
+        mirrored = law.affine(0.0, -1.0)
+    if name == "mixture":
+        parts = law.component_distribution
+        mirrored = Mixture.of(Normal(-parts.loc, parts.scale), law.mixture_distribution.logits)
+    x = torch.zeros(3, 1, 1, dtype=torch.float64)
+    for best in (0.0, -12.0, -40.0):
+        down = PredictiveLogEI(PredictiveModel(Given(law)), best, maximize=False)(x)
+        up = PredictiveLogEI(PredictiveModel(Given(mirrored)), -best)(x)
+        torch.testing.assert_close(down, up)
+        assert down.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", ["predictive", "log", "batch", "noisy"])
 def test_optimize_acqf_finds_the_grids_best(trained, kind):
     x, y = rows()

@@ -557,3 +557,21 @@ def test_compare_without_pandas_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r'pip install "bayesvision\[frame\]"'):
         metrics.compare({"a": Constant()}, Data(torch.zeros(3, 1), torch.ones(3)))
+
+
+def test_compare_counts_fitting_and_refuses_what_was_seen():
+    import bayesvision as bv
+    from bayesvision.metrics import compare
+
+    x = torch.rand(30, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = x.sum(-1) + 0.1 * torch.randn(30, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    train, test = bv.Data(x[:20], y[:20]), bv.Data(x[20:], y[20:])
+    network, recipe = bv.pretrained("pfn-gp"), bv.GP(restarts=0, steps=10)
+    table = compare({"network": network, "gp": recipe}, test, train)
+    apart = compare({"network": network.condition(*train), "gp": recipe.fit(train)}, test)
+    scores = [name for name in table.columns if name != "seconds"]
+    assert table[scores].equals(apart[scores]) and (table["seconds"] > 0).all()
+    with pytest.raises(ValueError, match="has seen 20 rows already"):
+        compare({"network": network.condition(*train)}, test, train)
+    with pytest.raises(TypeError, match="must be a recipe"):
+        compare({"gp": recipe.fit(train)}, test, train)

@@ -71,10 +71,13 @@ def bands(ax):
 
 
 @picture
-def test_a_notebook_shows_the_figure_and_settings_stay(draw):
-    settings = dict(matplotlib.rcParams)
+def test_no_global_state_is_touched_but_in_a_notebook(draw, monkeypatch):
+    numbers, settings = plt.get_fignums(), dict(matplotlib.rcParams)
     ax = draw(None)
-    assert isinstance(ax.figure, Figure) and plt.gcf() is ax.figure  # which is what a notebook's backend draws
+    assert isinstance(ax.figure, Figure) and plt.get_fignums() == numbers
+    monkeypatch.setattr("bayesvision.plots.style.in_notebook", lambda: True)
+    assert draw(None).figure is plt.gcf()  # which is what a notebook's backend draws
+    assert len(plt.get_fignums()) == len(numbers) + 1
     assert dict(matplotlib.rcParams) == settings
 
 

@@ -65,9 +65,9 @@ def _constant(y: np.ndarray, rows: int, classes: int) -> "Predictive":
     if classes:
         counts = np.bincount(y.astype(int), minlength=classes) + 1.0  # nothing is impossible
         return Categorical(probs=torch.as_tensor(counts / counts.sum()).expand(rows, -1))
-    return Normal(torch.full((rows,), float(y.mean()).real, dtype=torch.float64), float(y.std()) + 1e-12).expand(
-        (rows,)
-    )
+    mean, deviation = (torch.full((rows,), float(v), dtype=torch.float64) for v in (y.mean(), y.std() or 1e-12))
+    mean, deviation = (torch.full((rows,), float(v), dtype=torch.float64) for v in (y.mean(), y.std() or 1e-12))
+    return Normal(mean, deviation)
 
 
 def _filled(columns: "Columns", seen: "pandas.DataFrame", new: "pandas.DataFrame") -> tuple[np.ndarray, np.ndarray]:

@@ -172,11 +172,15 @@ class DKMPosterior(_Learned, Conditionable):
         return Normal((self.y_loc + self.y_scale * loc).to(dtype), (self.y_scale * scale).to(dtype))
 
     def joint(self, x: Any) -> td.MultivariateNormal:
-        """Joint distribution of noisy targets at the rows of `x`, [rows], or [outputs] of them.
+        """Joint distribution of noisy targets at the rows of `x`, [*batch, rows], of several [*batch, outputs, rows].
 
         Raises:
-            ValueError: batch axes, other columns, or numbers that are not finite.
+            ValueError: other columns, or numbers that are not finite.
         """
+        if isinstance(x, Tensor) and x.ndim > 2:
+            laws, batch = [self.joint(part) for part in x.flatten(0, -3)], x.shape[:-2]
+            loc, factor = (torch.stack([getattr(law, n) for law in laws]) for n in ("loc", "scale_tril"))
+            return td.MultivariateNormal(loc.unflatten(0, batch), scale_tril=factor.unflatten(0, batch))
         rows, dtype = self._one_data_set(x)
         mean, root = self.model.output.posterior(self.known)
         seen = self.model.machine(rows, whole=True)

@@ -12,7 +12,7 @@ from bayesvision.core.checks import check_inputs
 from bayesvision.core.observations import observation
 from bayesvision.core.roles import Draws, Family
 from bayesvision.distributions import GaussianMixture, Mixture, Normal, Predictive
-from bayesvision.training.seeds import generator
+from bayesvision.training.seeds import generator, seeded
 
 __all__ = ["drawn", "image"]
 
@@ -80,11 +80,13 @@ def drawn(
     )
     if x is None and known is None:
         return Draws(sites)
-    if x is not None:
-        design = check_inputs(x, family.features).to(theta)
-        return Draws(sites, family.observed(theta, design, known), design)
-    assert known is not None
-    alone = family.observed(theta, known[0])
-    pointwise = torch.allclose(alone.log_prob(known[1]), family.log_likelihood(theta, *known), atol=1e-6)
-    law = alone if pointwise else family.observed(theta, known[0], known)
-    return Draws(sites, law, known[0], known[1], pointwise)
+    design = known[0] if x is None and known is not None else check_inputs(x, family.features).to(theta)
+    alone, y = family.observed(theta, design), known[1] if x is None and known is not None else None
+    with seeded(seed):
+        some = alone.sample()[0, 0] if y is None else y
+    pointwise = torch.allclose(alone.log_prob(some), family.log_likelihood(theta, design, some), atol=1e-6)
+    if known is not None and x is not None:  # what was seen may tell of new rows beyond theta
+        given = family.observed(theta, design, known)
+        pointwise = pointwise and torch.allclose(given.log_prob(some), alone.log_prob(some), atol=1e-6)
+    law = alone if pointwise or known is None else family.observed(theta, design, known)
+    return Draws(sites, law, design, y, pointwise)

@@ -283,3 +283,9 @@ def setup(app: Any) -> dict[str, Any]:
     app.add_directive("results", Results)
     app.connect("builder-inited", write_pages)
     return {"parallel_read_safe": True}
+
+
+if __name__ == "__main__":  # python docs/results.py: the picture that README shows
+    measured = found("early_stopping")
+    assert measured is not None
+    picture(VIEWS["early_stopping"][0], measured, Path(__file__).parent / "stopping_speedups.png")

@@ -102,6 +102,11 @@ def test_command_lines_run_on_the_samples(line, samples, monkeypatch):
         assert (samples / name).exists()
 
 
+def test_every_shipped_network_is_in_the_table():
+    page = (ROOT / "docs" / "guide" / "checkpoints.md").read_text()
+    assert all(f"| `{name}` |" in page for name in bv.shipped())
+
+
 def test_the_sample_recipe_is_small(samples):
     recipe = tomllib.loads((samples / "recipe.toml").read_text())
     assert recipe["train"]["steps"] * recipe["pfn"]["width"] < 100_000

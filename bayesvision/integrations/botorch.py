@@ -62,13 +62,11 @@ class MarginalPosterior(BotorchPosterior):
         return sample_shape + self.base_sample_shape
 
     @property
-    def mean(self) -> Tensor:
-        """Means [*batch, q, 1]."""
+    def mean(self) -> Tensor:  # [*batch, q, 1]
         return (self.offset + self.weight * self.law.mean).unsqueeze(-1)
 
     @property
-    def variance(self) -> Tensor:
-        """Variances [*batch, q, 1], noise included."""
+    def variance(self) -> Tensor:  # [*batch, q, 1], noise included
         return (self.weight**2 * self.law.variance).unsqueeze(-1)
 
     def quantile(self, value: Tensor) -> Tensor:

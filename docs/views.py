@@ -160,7 +160,7 @@ VIEWS: dict[str, list[View]] = {
     ],
     "botorch_regret": [
         View(
-            "On Branin all are level. On Hartmann-6 BoTorch's own process wins and pfn-gp finds nothing: from 5 to 30 rows of six columns it knows too little. Logarithm (base 10) of the regret after 30 evaluations; lower is better.",
+            "On Branin all are level, but for pfn-gp behind with qLogNEI. On Hartmann-6 BoTorch's own process wins and pfn-gp finds nothing: from 5 to 30 rows of six columns it knows too little. Logarithm (base 10) of the regret after 30 evaluations; lower is better.",
             "summary",
             {"function": "function", "acquisition": "acquisition"},
             pivot=("model", "log10 regret at 30", "error"),

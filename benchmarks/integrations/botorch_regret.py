@@ -1,8 +1,8 @@
 """Bayesian optimisation of Branin and Hartmann-6 with BoTorch: our posteriors as its models, beside its SingleTaskGP.
 
-Five Sobol points, then 25 evaluations that an acquisition function chooses, on [0, 1]^d without noise; ten seeds, the
-same first points for all. Regret is the optimum minus the best value found; seconds are the median over seeds. A network is conditioned at each step and
-never trained; SingleTaskGP learns its hyper-parameters at each step.
+Five Sobol points, then 25 evaluations that an acquisition function chooses, on [0, 1]^d without noise; the same first
+points for all. Regret is the optimum minus the best value found; seconds are the median over seeds. A network is
+conditioned at each step and never trained; SingleTaskGP learns its hyper-parameters at each step.
 """
 
 import argparse

@@ -87,11 +87,16 @@ def samples(tmp_path_factory):
     [
         "curves runs.csv --horizon 50 --plot curves.png --out curves.csv",
         "curves runs --horizon 50",
-        "replay runs.csv --policy lcpfn,thaw,patience:10,hyperband --plot regret.png --orders 2",
+        pytest.param(
+            "replay runs.csv --policy lcpfn,thaw,patience:10,hyperband --plot regret.png --orders 2",
+            marks=pytest.mark.slow,
+        ),
         "predict train.csv --target y --test new.csv --out predictions.csv --plot fit.png --compare mean,linear,trees",
-        "impute holes.csv --out filled.csv --steps 20",
+        pytest.param("impute holes.csv --out filled.csv --steps 20", marks=pytest.mark.slow),
         "sparse --net mynet:build --data data.npz --density 0.05 --out sparse.safetensors --steps 20",
-        "cap --net mynet:smooth --degrade mynet:degrade --data images --out maps --steps 5",
+        pytest.param(
+            "cap --net mynet:smooth --degrade mynet:degrade --data images --out maps --steps 5", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_command_lines_run_on_the_samples(line, samples, monkeypatch):

@@ -52,7 +52,7 @@ def _intervals(law: Any) -> str:
     law = _first(law)
     levels = law.quantile(torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)).double().reshape(5, -1)
     if not bool(levels.isfinite().all()):
-        raise ValueError("quantiles that are not finite have no place in a picture")
+        raise ValueError("quantiles must be finite to be drawn, and these are not")
     low, high = float(levels.min()), float(levels.max())
     across, span = (WIDTH - 2 * EDGE) / levels.shape[1], (high - low) or 1.0
 

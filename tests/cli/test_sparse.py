@@ -94,7 +94,7 @@ def test_bad_input(folder):
     fails(run(*net, "labels.npz", "--classes", "5"), "net must give one logit for each of 5 classes")
     fails(run(*net, "numbers.npz"), "net must give 1 numbers")
     fails(run(*net, "other.npz"), "must hold the arrays x and y, and holds inputs")
-    fails(run(*net, "none.npz"), "no file none.npz")
+    fails(run(*net, "none.npz"), "no such file none.npz")
     Path("half.npz").write_bytes(Path("labels.npz").read_bytes()[:300])
     fails(run(*net, "half.npz"), "no whole npz file")
     fails(run(*net, "sparsenet.py"), "no whole npz file", "it holds objects")

@@ -194,10 +194,10 @@ def ridge(x, y=None):
 
 def test_divergences_and_deep_trees_are_told_with_what_helps():
     with pytest.warns(UserWarning, match="steps diverged.*raise target_accept") as caught:  # Neal's funnel
-        posterior = MCMC(funnel, 60, 60, 2, seed=0, max_tree_depth=6).fit(Data(*rows()))
+        posterior = MCMC(funnel, 60, 100, 2, seed=0, max_tree_depth=6).fit(Data(*rows()))
     assert caught[0].filename == __file__
     ways = posterior.trajectories
-    assert posterior.divergences == int(ways.diverging.sum()) > 0 and ways.diverging.shape == (2, 60)
+    assert posterior.divergences == int(ways.diverging.sum()) > 0 and ways.diverging.shape == (2, 100)
     assert ways.step_size.shape == ways.acceptance.shape == (2,) and (ways.acceptance > 0.5).all()
     with pytest.warns(UserWarning, match="reached max_tree_depth=3.*dense_mass=True"):
         MCMC(ridge, 100, 60, 1, max_tree_depth=3).fit(Data(*rows()))

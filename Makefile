@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+FROM_INDEX = $(if $(strip $(TORCH_INDEX)),--index-url $(strip $(TORCH_INDEX)))
 WORKERS ?= 2
 TORCH_INDEX ?=  # an index of PyTorch's own, such as https://download.pytorch.org/whl/cpu; pip's otherwise
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -12,7 +13,7 @@ setup: $(VENV)/.ready  ## the library with all that its tests, checks and pages 
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(if $(strip $(TORCH_INDEX)),--index-url $(strip $(TORCH_INDEX))) torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(FROM_INDEX) torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo]'
 	@touch $@
 
@@ -46,7 +47,7 @@ package: setup  ## wheel and sdist, checked, and the wheel in an empty environme
 	$(BIN)/python -m build --quiet --no-isolation
 	$(BIN)/python -m twine check --strict dist/*
 	$(PYTHON) -m venv build/empty
-	build/empty/bin/python -m pip install --quiet --constraint constraints.txt $(if $(strip $(TORCH_INDEX)),--index-url $(strip $(TORCH_INDEX))) torch
+	build/empty/bin/python -m pip install --quiet --constraint constraints.txt $(FROM_INDEX) torch
 	build/empty/bin/python -m pip install --quiet --constraint constraints.txt dist/*.whl
 	build/empty/bin/python -m pip check
 	cd build/empty && bin/bayesvision info && bin/python -c "import bayesvision as bv; bv.pretrained('lcpfn').condition([1, 2], [0.4, 0.5]).predict([9])"

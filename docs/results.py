@@ -92,6 +92,11 @@ def rows_at(results: dict[str, Any], place: str) -> list[dict[str, Any]]:
     return [row for rows in found if rows for row in rows]
 
 
+def rows_of(view: View, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a view shows."""
+    return [r for r in rows_at(results, view.table) if all(r.get(k) in v for k, v in view.keep.items())]
+
+
 def value_with_error(value: Any, error: Any, bold: bool) -> str:
     """A number in four digits, its standard error small beside it, bold if it is the best; a text's interval small."""
     if value is None or value == "":
@@ -132,7 +137,7 @@ def figure_of(value: Any) -> float | None:
 
 def viewed(view: View, results: dict[str, Any]) -> str:
     """A view's message and its table."""
-    rows = [r for r in rows_at(results, view.table) if all(r.get(k) in v for k, v in view.keep.items())]
+    rows = rows_of(view, results)
     header, lines = crossed(view, rows) if view.pivot else chosen(view, rows)
     words = [k for k, key in enumerate(view.columns) if any(isinstance(row.get(key), str) for row in rows)]
     sides = ["---" if k == 0 or k in words else "---:" for k in range(len(header))]
@@ -193,7 +198,7 @@ def picture(view: View, results: dict[str, Any], path: Path) -> None:
 
     assert view.pivot is not None
     across, key, error = view.pivot
-    rows = [r for r in rows_at(results, view.table) if all(r.get(k) in v for k, v in view.keep.items())]
+    rows = rows_of(view, results)
     (first,) = view.columns
     lines, names = list(dict.fromkeys(r[first] for r in rows)), list(dict.fromkeys(r[across] for r in rows))
     figure = Figure(figsize=(6.4, 0.9 + 0.34 * len(lines)), layout="constrained", facecolor="white")

@@ -88,14 +88,15 @@ def _networks() -> list[str]:
 
     recorded, rows, wrong = json.loads(recorded_answers().read_text(encoding="utf-8")), [], []
     for name in shipped():
+        known = recorded.get(name, [])
         try:
-            found, known = given_answer(name), recorded.get(name, [])
-            pairs = list(zip(found, known, strict=len(found) == len(known)))
+            found = given_answer(name)
         except Exception as error:  # whatever ails a network, the others are asked
-            found, said = None, str(error)
+            said = str(error)
         else:
-            alike = (math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for a, b in pairs)
-            alike = (math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for a, b in pairs)
+            alike = (
+                math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=TOLERANCE) for a, b in zip(found, known, strict=False)
+            )
             same = len(found) == len(known) and all(alike)
             said = "as recorded" if same else f"{found}, recorded {known or 'nothing'}"
         if said != "as recorded":

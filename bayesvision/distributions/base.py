@@ -76,8 +76,7 @@ class Continuous(td.Distribution):
             ImportError: pandas is missing.
         """
         low, high = self.interval(mass)
-        median = self.quantile(torch.tensor([0.5], dtype=torch.float64))[0]
-        parts = {"mean": self.mean, "stddev": self.stddev, "median": median, "lower": low, "upper": high}
+        parts = {"mean": self.mean, "stddev": self.stddev, "median": self.quantile(0.5), "lower": low, "upper": high}
         return framed(parts, tuple(self.batch_shape))
 
     @abstractmethod

@@ -47,10 +47,11 @@ def to_datatree(source: Any, data: Any = None, *, draws: int = 1_000, seed: int 
         TypeError: `source` is neither a posterior nor a distribution.
     """
     check_count("draws", draws, 8)
+    count = CHAINS * -(-draws // CHAINS)  # rounded up to chains of equal length
     if isinstance(source, td.Distribution):
         found = Draws({}, source)
     elif isinstance(source, Posterior):
-        found = _drawn(source, data, CHAINS * -(-draws // CHAINS), seed)
+        found = _drawn(source, data, count, seed)
     else:
         raise TypeError(f"source must be a posterior or a distribution, got {type(source).__name__}")
     y = found.y
@@ -58,7 +59,7 @@ def to_datatree(source: Any, data: Any = None, *, draws: int = 1_000, seed: int 
         y = _targets(data, found.observed)
     groups = {"posterior": {name: _chains(value, found.iid) for name, value in found.sites.items()}}
     if found.observed is not None:
-        groups |= _rows(found, y, draws, seed)
+        groups |= _rows(found, y, count, seed)
     if found.statistics:
         groups["sample_stats"] = found.statistics
     groups |= {
@@ -114,11 +115,11 @@ def _targets(data: Data, law: td.Distribution) -> Tensor:
     return y.long() if isinstance(law, td.Categorical) else y
 
 
-def _rows(found: Draws, y: Tensor | None, draws: int, seed: int) -> dict[str, dict[str, Tensor]]:
+def _rows(found: Draws, y: Tensor | None, count: int, seed: int) -> dict[str, dict[str, Tensor]]:
     """Draws of y, and its log-likelihood where rows are independent given a draw."""
     law: Any = found.observed
     with seeded(seed), torch.no_grad():
-        drawn = law.sample() if found.sites else law.sample((CHAINS * -(-draws // CHAINS),)).unsqueeze(0)
+        drawn = law.sample() if found.sites else law.sample((count,)).unsqueeze(0)
     groups = {"posterior_predictive": {"y": _chains(drawn, found.iid)}}
     if y is not None and found.sites and found.pointwise:
         groups["log_likelihood"] = {"y": _chains(law.log_prob(y.to(drawn.device)), found.iid)}

@@ -66,7 +66,6 @@ def _constant(y: np.ndarray, rows: int, classes: int) -> "Predictive":
         counts = np.bincount(y.astype(int), minlength=classes) + 1.0  # nothing is impossible
         return Categorical(probs=torch.as_tensor(counts / counts.sum()).expand(rows, -1))
     mean, deviation = (torch.full((rows,), float(v), dtype=torch.float64) for v in (y.mean(), y.std() or 1e-12))
-    mean, deviation = (torch.full((rows,), float(v), dtype=torch.float64) for v in (y.mean(), y.std() or 1e-12))
     return Normal(mean, deviation)
 
 

@@ -94,7 +94,6 @@ class Coding:
                 warn(
                     f"column {column.name!r}: {len(new)} cells, such as {new.iloc[0]!r}, hold none of the values that "
                     "were there in training; they are left as they are and tell nothing of the others",
-                    UserWarning,
                 )
         return torch.as_tensor(np.stack(codes, -1))
 
